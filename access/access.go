@@ -1,0 +1,247 @@
+// Package access decides who may use what. It holds the rules of a file that a
+// person can edit, and those that live as long as a tunnel (--allow, --open).
+// It is closed by default: no rule, no access. It asks nobody, dials nobody
+// and resets nothing itself: daemon does, when it is told of a change.
+package access
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"p2ptun/home"
+)
+
+// look is how often the file is looked at; a change takes effect within it.
+const look = 400 * time.Millisecond
+
+// Table answers whether a peer may use a protocol. Its methods may be called
+// from any goroutine. The zero value does not work: New.
+type Table struct {
+	path string
+	// changed is called, from Serve or from the caller of a method that
+	// changes something, after the answers may have changed.
+	changed func()
+	now     func() time.Time
+
+	mu    sync.RWMutex
+	rules map[grant]Rule
+	known map[string]int // peers with an allow rule, with the number of them
+	err   error
+	stamp stamp
+	next  time.Time // when the next rule expires; zero for never
+	lent  map[grant]int
+	open  map[string]int
+}
+
+// grant is what a rule is about.
+type grant struct{ protocol, peer string }
+
+// stamp tells one state of the file from another.
+type stamp struct {
+	mod  time.Time
+	size int64
+	mode fs.FileMode
+	file fs.FileInfo
+}
+
+// New makes a table of the rules in the file at path; a file that is not there
+// holds none. changed is called whenever an answer may have changed, and must
+// not block.
+func New(path string, changed func()) *Table {
+	t := &Table{path: path, changed: changed, now: time.Now, lent: map[grant]int{}, open: map[string]int{}}
+	t.Reload()
+	return t
+}
+
+// Allowed says whether that peer may use that protocol now. Where the file
+// can't be read, nobody may.
+func (t *Table) Allowed(peer, protocol string) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.err != nil {
+		return false
+	}
+	g := grant{protocol, peer}
+	rule, ruled := t.rules[g]
+	if ruled && !rule.expired(t.now()) {
+		return rule.Allow
+	}
+	return t.lent[g] > 0 || t.open[protocol] > 0
+}
+
+// Known says whether the peer is let in anywhere: such a peer may hold more
+// resources than a stranger.
+func (t *Table) Known(peer string) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.err == nil && (len(t.open) > 0 || t.known[peer] > 0)
+}
+
+// Err is why nobody is let in, or nil.
+func (t *Table) Err() error {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.err
+}
+
+// Peers counts the peers that may use a protocol; open says that all may.
+func (t *Table) Peers(protocol string) (n int, open bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	seen := map[string]bool{}
+	for g, r := range t.rules {
+		if g.protocol == protocol && !r.expired(t.now()) {
+			seen[g.peer] = r.Allow
+		}
+	}
+	for g := range t.lent {
+		if _, ruled := seen[g.peer]; g.protocol == protocol && !ruled {
+			seen[g.peer] = true
+		}
+	}
+	for _, allowed := range seen {
+		if allowed {
+			n++
+		}
+	}
+	return n, t.open[protocol] > 0
+}
+
+// Lend lets peers, or everybody, use a protocol until the returned func is
+// called: the flags of a `listen`.
+func (t *Table) Lend(protocol string, peers []string, everybody bool) (end func()) {
+	t.lend(protocol, peers, everybody, 1)
+	var once sync.Once
+	return func() { once.Do(func() { t.lend(protocol, peers, everybody, -1) }) }
+}
+
+func (t *Table) lend(protocol string, peers []string, everybody bool, by int) {
+	t.mu.Lock()
+	for _, p := range peers {
+		count(t.lent, grant{protocol, p}, by)
+		count(t.known, p, by)
+	}
+	if everybody {
+		count(t.open, protocol, by)
+	}
+	t.mu.Unlock()
+	t.changed()
+}
+
+func count[K comparable](m map[K]int, k K, by int) {
+	if m[k] += by; m[k] <= 0 {
+		delete(m, k)
+	}
+}
+
+// Serve rereads the file when it changes and lets rules expire, until ctx
+// ends.
+func (t *Table) Serve(ctx context.Context) error {
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if t.stale() {
+				t.Reload()
+			}
+		}
+	}
+}
+
+// stale says that the file is not what was read, or that a rule has expired.
+func (t *Table) stale() bool {
+	seen := stampOf(t.path)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return !seen.same(t.stamp) || !t.next.IsZero() && !t.now().Before(t.next)
+}
+
+func stampOf(path string) stamp {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}
+	}
+	return stamp{mod: info.ModTime(), size: info.Size(), mode: info.Mode(), file: info}
+}
+
+func (s stamp) same(o stamp) bool {
+	return s.mod.Equal(o.mod) && s.size == o.size && s.mode == o.mode &&
+		(s.file == nil) == (o.file == nil) && (s.file == nil || os.SameFile(s.file, o.file))
+}
+
+// Reload reads the file now.
+func (t *Table) Reload() {
+	seen := stampOf(t.path)
+	rules, err := read(t.path, t.now())
+	t.mu.Lock()
+	t.stamp, t.err, t.rules = seen, err, rules
+	t.index()
+	t.mu.Unlock()
+	t.changed()
+}
+
+// index makes anew what is derived from the rules. Call it with mu held.
+func (t *Table) index() {
+	now := t.now()
+	t.known, t.next = map[string]int{}, time.Time{}
+	for g, r := range t.rules {
+		if r.expired(now) {
+			continue
+		}
+		if !r.Until.IsZero() && (t.next.IsZero() || r.Until.Before(t.next)) {
+			t.next = r.Until
+		}
+		if r.Allow {
+			count(t.known, g.peer, 1)
+		}
+	}
+	for g, n := range t.lent {
+		count(t.known, g.peer, n)
+	}
+}
+
+func read(path string, now time.Time) (map[grant]Rule, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if home.OthersMayWrite(info) {
+		return nil, &home.UnsafeError{Path: path}
+	}
+	data, err := home.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	return table(lines, now), nil
+}
+
+// table makes the rules of a file: a deny wins over an allow of the same peer
+// and protocol, whatever their order; else the later line wins. Expired lines
+// count for nothing.
+func table(lines []line, now time.Time) map[grant]Rule {
+	rules := map[grant]Rule{}
+	for _, l := range lines {
+		if l.rule == nil || l.rule.expired(now) {
+			continue
+		}
+		g := grant{l.rule.Protocol, l.rule.Peer}
+		if old, there := rules[g]; !there || old.Allow {
+			rules[g] = *l.rule
+		}
+	}
+	return rules
+}

@@ -1,0 +1,178 @@
+package node
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/x/rate"
+
+	"p2ptun/proto"
+)
+
+// TunnelStreams is how many forwarded connections one trusted peer may hold at
+// once, each way. libp2p's default stops at the 76th.
+const TunnelStreams = 24_000
+
+const (
+	// streamMemory is what yamux reserves for a stream when it opens.
+	streamMemory = 256 << 10
+	// windowMemory is on top, for windows that grow with need.
+	windowMemory = 1 << 30
+	// perAddress bounds the connections from one address: an office, a relay.
+	// libp2p's default is 8.
+	perAddress = 64
+	// maxSticky bounds the peers whose limits were changed while their scope
+	// stood: libp2p keeps such a scope for ever.
+	maxSticky = 4096
+	// trunkPrefix is where trunks will have their protocols.
+	trunkPrefix = "/p2ptun/trunk/"
+)
+
+// tunnelLimits is what trusted peers, and the protocols of tunnels, may use.
+func tunnelLimits(base rcmgr.BaseLimit, streams int) *rcmgr.BaseLimit {
+	base.Streams = 2 * streams
+	base.StreamsInbound = streams
+	base.StreamsOutbound = streams
+	base.Memory = int64(streams)*streamMemory + windowMemory
+	return &base
+}
+
+// limiter gives libp2p's own defaults for this machine to strangers, and room
+// for tunnels to trusted peers. Protocol limits are not told the peer, so for
+// tunnel protocols they are wide, and a stranger is bounded by its peer scope.
+type limiter struct {
+	rcmgr.Limiter // the defaults
+	trusted       func(peer.ID) bool
+	system        rcmgr.Limit
+	transient     rcmgr.Limit
+	tunnel        rcmgr.Limit // protocol and protocol-peer scopes
+	peer          rcmgr.Limit
+}
+
+func newLimiter(trusted func(peer.ID) bool) *limiter {
+	defaults := rcmgr.NewFixedLimiter(rcmgr.DefaultLimits.AutoScale())
+	return &limiter{
+		Limiter: defaults,
+		trusted: trusted,
+		// Several peers may hold that many; the file limit binds first.
+		system:    tunnelLimits(baseOf(defaults.GetSystemLimits()), 3*TunnelStreams),
+		transient: tunnelLimits(baseOf(defaults.GetTransientLimits()), 4096),
+		tunnel:    tunnelLimits(rcmgr.BaseLimit{}, 3*TunnelStreams),
+		peer:      tunnelLimits(baseOf(defaults.GetPeerLimits("")), TunnelStreams),
+	}
+}
+
+// baseOf copies a limit, to change some of it.
+func baseOf(l rcmgr.Limit) rcmgr.BaseLimit {
+	return rcmgr.BaseLimit{
+		Streams:         l.GetStreamTotalLimit(),
+		StreamsInbound:  l.GetStreamLimit(network.DirInbound),
+		StreamsOutbound: l.GetStreamLimit(network.DirOutbound),
+		Conns:           l.GetConnTotalLimit(),
+		ConnsInbound:    l.GetConnLimit(network.DirInbound),
+		ConnsOutbound:   l.GetConnLimit(network.DirOutbound),
+		FD:              l.GetFDLimit(),
+		Memory:          l.GetMemoryLimit(),
+	}
+}
+
+func (l *limiter) GetSystemLimits() rcmgr.Limit    { return l.system }
+func (l *limiter) GetTransientLimits() rcmgr.Limit { return l.transient }
+
+func (l *limiter) GetProtocolLimits(p protocol.ID) rcmgr.Limit {
+	if isTunnel(p) {
+		return l.tunnel
+	}
+	return l.Limiter.GetProtocolLimits(p)
+}
+
+func (l *limiter) GetProtocolPeerLimits(p protocol.ID) rcmgr.Limit {
+	if isTunnel(p) {
+		return l.tunnel
+	}
+	return l.Limiter.GetProtocolPeerLimits(p)
+}
+
+func (l *limiter) GetPeerLimits(p peer.ID) rcmgr.Limit {
+	if l.trusted(p) {
+		return l.peer
+	}
+	return l.Limiter.GetPeerLimits(p)
+}
+
+func isTunnel(p protocol.ID) bool {
+	return strings.HasPrefix(string(p), proto.Namespace) || strings.HasPrefix(string(p), trunkPrefix)
+}
+
+func newResourceManager(l *limiter) (network.ResourceManager, error) {
+	per := func(prefix, n int) rcmgr.ConnLimitPerSubnet {
+		return rcmgr.ConnLimitPerSubnet{PrefixLength: prefix, ConnCount: n}
+	}
+	return rcmgr.NewResourceManager(l,
+		rcmgr.WithMetricsDisabled(),
+		rcmgr.WithLimitPerSubnet(
+			[]rcmgr.ConnLimitPerSubnet{per(32, perAddress)},
+			[]rcmgr.ConnLimitPerSubnet{per(56, perAddress), per(48, 4*perAddress)}),
+		rcmgr.WithConnRateLimiters(connRate()))
+}
+
+// connRate is how often one address may connect, and be connected to: the
+// default, once in 5 s after 16, would keep an office waiting after a power
+// cut, and us from coming back after a cut of the network. Loopback is free.
+func connRate() *rate.Limiter {
+	limit := rate.Limit{RPS: 4, Burst: 2 * perAddress}
+	return &rate.Limiter{
+		NetworkPrefixLimits: []rate.PrefixLimit{
+			{Prefix: netip.MustParsePrefix("127.0.0.0/8")},
+			{Prefix: netip.MustParsePrefix("::1/128")},
+		},
+		SubnetRateLimiter: rate.SubnetLimiter{
+			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: limit}},
+			IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: limit}},
+			GracePeriod:      time.Minute,
+		},
+	}
+}
+
+// RefreshLimits brings the scopes of connected peers in line with who is
+// trusted now. Call it after that has changed.
+func (n *Node) RefreshLimits() {
+	for _, p := range n.host.Network().Peers() {
+		n.refreshLimit(p)
+	}
+}
+
+// refreshLimit changes the scope of one peer where it stands with another
+// limit than the peer is to have: a scope copies its limit when it is made.
+func (n *Node) refreshLimit(p peer.ID) {
+	want := n.limits.GetPeerLimits(p)
+	err := n.host.Network().ResourceManager().ViewPeer(p, func(s network.PeerScope) error {
+		scope, ok := s.(rcmgr.ResourceScopeLimiter)
+		if !ok || scope.Limit() == want || !n.makeSticky(p) {
+			return nil
+		}
+		scope.SetLimit(want)
+		return nil
+	})
+	if err != nil {
+		n.log.Debug("refresh limits", "peer", p, "err", err)
+	}
+}
+
+// makeSticky notes a peer whose scope libp2p will keep; false when there are
+// too many. Such a peer keeps its old limit until it has been away a minute.
+func (n *Node) makeSticky(p peer.ID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, already := n.sticky[p]; !already && len(n.sticky) >= maxSticky {
+		n.log.Warn("too many peers changed limits", "peer", p, "bound", maxSticky)
+		return false
+	}
+	n.sticky[p] = struct{}{}
+	return true
+}

@@ -1,0 +1,303 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// Connections beyond connsHigh are trimmed down to connsLow; those that carry
+// tunnels are never.
+const (
+	connsLow  = 128
+	connsHigh = 256
+	connGrace = 20 * time.Second
+)
+
+// Config is what a Node is made from.
+type Config struct {
+	KeyPath  string
+	PortPath string
+	// ListenAddrs are multiaddrs. If empty, TCP and QUIC on IPv4 and IPv6, on
+	// the port of the last run.
+	ListenAddrs []string
+	// LAN finds peers by mDNS, and is found.
+	LAN bool
+	// Trusted says which peers may hold many streams. It is called with locks
+	// of libp2p held: it must not call back into the Node.
+	Trusted func(peer string) bool
+	// Log takes what is worth telling a developer. If nil, nothing is told.
+	Log *slog.Logger
+}
+
+// Incoming is a stream that a peer has opened; its receiver owns End.
+type Incoming struct {
+	Peer     string
+	Protocol string
+	Path     registry.Path
+	End      registry.End
+}
+
+// Node is the running libp2p host. Its methods may be called from any
+// goroutine.
+type Node struct {
+	log     *slog.Logger
+	host    host.Host
+	limits  *limiter
+	lan     *lan // nil where the LAN is not asked
+	trusted func(peer string) bool
+
+	mu      sync.Mutex
+	closed  bool
+	wanted  map[peer.ID]*want
+	custom  map[protocol.ID]int // protocols outside /x/ that are listened on
+	sticky  map[peer.ID]struct{}
+	changes map[peer.ID]chan struct{} // closed when a peer comes, goes or is found
+
+	handlers sync.WaitGroup
+	events   event.Subscription
+}
+
+// want is what tunnels of this node want of one peer.
+type want struct {
+	uses  int
+	addrs map[string]addrUse
+}
+
+type addrUse struct {
+	addr ma.Multiaddr
+	uses int
+}
+
+// New makes a node and starts to listen. Close it.
+func New(ctx context.Context, cfg Config) (*Node, error) {
+	n := &Node{
+		log:     cfg.Log,
+		trusted: cfg.Trusted,
+		wanted:  map[peer.ID]*want{},
+		custom:  map[protocol.ID]int{},
+		sticky:  map[peer.ID]struct{}{},
+		changes: map[peer.ID]chan struct{}{},
+	}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	n.limits = newLimiter(n.isTrusted)
+	if err := n.startHost(ctx, cfg); err != nil {
+		return nil, err
+	}
+	n.host.Network().Notify(&network.NotifyBundle{
+		ConnectedF:    func(_ network.Network, c network.Conn) { n.connected(c) },
+		DisconnectedF: func(_ network.Network, c network.Conn) { n.changed(c.RemotePeer()) },
+	})
+	if cfg.LAN {
+		n.lan = newLAN(n.host, n.log, n.changed)
+		n.lan.announce()
+		n.followAddrs()
+	}
+	return n, nil
+}
+
+func (n *Node) startHost(ctx context.Context, cfg Config) error {
+	key, err := LoadKey(ctx, cfg.KeyPath)
+	if err != nil {
+		return err
+	}
+	addrs := cfg.ListenAddrs
+	if len(addrs) == 0 {
+		port, err := choosePort(cfg.PortPath)
+		if err != nil {
+			return err
+		}
+		addrs = defaultAddrs(port)
+	}
+	resources, err := newResourceManager(n.limits)
+	if err != nil {
+		return fmt.Errorf("resource manager: %w", err)
+	}
+	conns, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connGrace))
+	if err != nil {
+		return fmt.Errorf("connection manager: %w", err)
+	}
+	n.host, err = libp2p.New(
+		libp2p.Identity(key),
+		libp2p.ListenAddrStrings(addrs...),
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(quic.NewTransport),
+		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.ResourceManager(resources),
+		libp2p.ConnectionManager(conns),
+		libp2p.DialRanker(rankDials),
+		libp2p.DisableMetrics(),
+		libp2p.UserAgent("p2ptun"),
+	)
+	if err != nil {
+		return fmt.Errorf("start libp2p: %w", err)
+	}
+	return nil
+}
+
+// followAddrs announces anew on the LAN when the addresses change.
+func (n *Node) followAddrs() {
+	sub, err := n.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
+	if err != nil {
+		n.log.Warn("follow local addresses", "err", err)
+		return
+	}
+	n.events = sub
+	n.handlers.Go(func() {
+		for range sub.Out() {
+			n.lan.announce()
+		}
+	})
+}
+
+// Close ends all connections and returns when nothing of the node runs any
+// more.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	if n.events != nil {
+		_ = n.events.Close()
+	}
+	if n.lan != nil {
+		n.lan.close()
+	}
+	err := n.host.Close()
+	n.handlers.Wait()
+	return err
+}
+
+// ID is this node's peer ID.
+func (n *Node) ID() string { return n.host.ID().String() }
+
+// Addrs are the addresses that others may dial, each with this node's peer ID.
+func (n *Node) Addrs() []string {
+	suffix := "/p2p/" + n.ID()
+	var addrs []string
+	for _, a := range n.host.Addrs() {
+		addrs = append(addrs, a.String()+suffix)
+	}
+	return addrs
+}
+
+// isTrusted: the peers that this node's own forwards go to are trusted as
+// well as those that are let in.
+func (n *Node) isTrusted(p peer.ID) bool {
+	n.mu.Lock()
+	_, wanted := n.wanted[p]
+	n.mu.Unlock()
+	return wanted || n.trusted != nil && n.trusted(p.String())
+}
+
+func (n *Node) connected(c network.Conn) {
+	n.refreshLimit(c.RemotePeer())
+	n.changed(c.RemotePeer())
+}
+
+// changed wakes those who wait for something of a peer.
+func (n *Node) changed(p peer.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ch, ok := n.changes[p]; ok {
+		close(ch)
+		delete(n.changes, p)
+	}
+}
+
+// Watch says whether a wanted peer is connected, and gives a channel that is
+// closed when that may have changed, or when the peer was found on the LAN.
+func (n *Node) Watch(id string) (up bool, changed <-chan struct{}) {
+	p, err := peer.Decode(id)
+	if err != nil {
+		return false, nil
+	}
+	n.mu.Lock()
+	ch, ok := n.changes[p]
+	if !ok {
+		ch = make(chan struct{})
+		n.changes[p] = ch
+	}
+	n.mu.Unlock()
+	return n.isConnected(p), ch
+}
+
+func (n *Node) isConnected(p peer.ID) bool {
+	c := n.host.Network().Connectedness(p)
+	return c == network.Connected || c == network.Limited
+}
+
+// Handle hands every incoming tunnel stream to f, on a goroutine of its own
+// with a fresh stack. Identify tells peers no more than `/x/`.
+func (n *Node) Handle(f func(Incoming)) {
+	match := func(p protocol.ID) bool { return strings.HasPrefix(string(p), proto.Namespace) || n.isCustom(p) }
+	n.host.SetStreamHandlerMatch(proto.Namespace, match, func(s network.Stream) {
+		in := Incoming{
+			Peer:     s.Conn().RemotePeer().String(),
+			Protocol: string(s.Protocol()),
+			Path:     pathOf(s.Conn()),
+			End:      streamEnd{s},
+		}
+		if !n.begin() {
+			_ = s.ResetWithError(network.StreamErrorCode(proto.CodeStopped))
+			return
+		}
+		go func() {
+			defer n.handlers.Done()
+			f(in)
+		}()
+	})
+}
+
+// begin counts a handler, unless the node is closed.
+func (n *Node) begin() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.handlers.Add(1)
+	return true
+}
+
+func (n *Node) isCustom(p protocol.ID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.custom[p] > 0
+}
+
+// Offer makes the node take streams of a protocol outside /x/, until the
+// returned func is called. Others need no Offer.
+func (n *Node) Offer(name string) (end func()) {
+	n.offer(protocol.ID(name), 1)
+	return sync.OnceFunc(func() { n.offer(protocol.ID(name), -1) })
+}
+
+func (n *Node) offer(p protocol.ID, by int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.custom[p] += by; n.custom[p] <= 0 {
+		delete(n.custom, p)
+	}
+}

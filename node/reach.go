@@ -1,0 +1,390 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+const (
+	// foundTTL is how long what the LAN said of a peer is dialled.
+	foundTTL = 2 * time.Minute
+	// redial is how soon a peer that could not be dialled is dialled again
+	// while somebody waits for it.
+	redial = time.Second
+	// pingLimit bounds one ping.
+	pingLimit = 10 * time.Second
+	// askLimit bounds one question to a peer, or one of a peer to us.
+	askLimit = 20 * time.Second
+	// protectTag marks connections that carry tunnels.
+	protectTag = "p2ptun"
+)
+
+var (
+	// ErrNoAddress is returned where no address of a peer is known or found.
+	ErrNoAddress = errors.New("no address known")
+	// ErrCannotAsk is returned by Ask for a peer without the ask protocol:
+	// Kubo, for one.
+	ErrCannotAsk = errors.New("peer can't be asked")
+)
+
+// PeerAddrs is a peer with the addresses that were given for it.
+type PeerAddrs struct {
+	ID    string
+	Addrs []ma.Multiaddr
+}
+
+// Resolve turns what a person typed into peers; a /dnsaddr may hold several.
+// A name is not for here: whoever knows the book of names looks it up first.
+func Resolve(ctx context.Context, typed string) ([]PeerAddrs, error) {
+	p, err := proto.ParsePeer(typed)
+	switch {
+	case err != nil:
+		return nil, err
+	case p.ID != "":
+		return []PeerAddrs{{ID: p.ID.String(), Addrs: p.Addrs}}, nil
+	case p.DNSAddr == nil:
+		return nil, fmt.Errorf("peer %s: not resolved", typed)
+	}
+	addrs, err := madns.Resolve(ctx, p.DNSAddr)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", typed, err)
+	}
+	infos, err := peer.AddrInfosFromP2pAddrs(addrs...)
+	if err != nil || len(infos) == 0 {
+		return nil, fmt.Errorf("resolve %s: %w", typed, errors.Join(ErrNoAddress, err))
+	}
+	var peers []PeerAddrs
+	for _, info := range infos {
+		peers = append(peers, PeerAddrs{ID: info.ID.String(), Addrs: info.Addrs})
+	}
+	return peers, nil
+}
+
+// Want keeps a peer's given addresses, its connection and its resource limits
+// for a tunnel, until the returned func is called.
+func (n *Node) Want(p PeerAddrs) (end func(), err error) {
+	id, err := peer.Decode(p.ID)
+	if err != nil {
+		return nil, fmt.Errorf("peer %s: %w", p.ID, err)
+	}
+	if id == n.host.ID() {
+		return nil, fmt.Errorf("peer %s is this node itself", p.ID)
+	}
+	n.mu.Lock()
+	w := n.wanted[id]
+	if w == nil {
+		w = &want{addrs: map[string]addrUse{}}
+		n.wanted[id] = w
+	}
+	w.uses++
+	for _, a := range p.Addrs {
+		w.addrs[a.String()] = addrUse{addr: a, uses: w.addrs[a.String()].uses + 1}
+	}
+	n.mu.Unlock()
+	n.host.ConnManager().Protect(id, protectTag)
+	if n.isConnected(id) {
+		n.refreshLimit(id)
+	}
+	return func() { n.unwant(id, p.Addrs) }, nil
+}
+
+func (n *Node) unwant(id peer.ID, addrs []ma.Multiaddr) {
+	n.mu.Lock()
+	w := n.wanted[id]
+	for _, a := range addrs {
+		use := w.addrs[a.String()]
+		if use.uses--; use.uses <= 0 {
+			delete(w.addrs, a.String())
+			continue
+		}
+		w.addrs[a.String()] = use
+	}
+	w.uses--
+	last := w.uses == 0
+	if last {
+		delete(n.wanted, id)
+		delete(n.changes, id)
+	}
+	n.mu.Unlock()
+	if last {
+		n.host.ConnManager().Unprotect(id, protectTag)
+		n.refreshLimit(id)
+	}
+}
+
+// Protect keeps a peer's connections from being trimmed until the returned
+// func is called. tag tells users of Protect apart.
+func (n *Node) Protect(id, tag string) (end func()) {
+	p, err := peer.Decode(id)
+	if err != nil {
+		return func() {}
+	}
+	n.host.ConnManager().Protect(p, tag)
+	return func() { n.host.ConnManager().Unprotect(p, tag) }
+}
+
+// Connect reaches a peer: over a standing connection, by the addresses that
+// are wanted for it, by what the LAN says. It goes on trying until ctx ends,
+// or for patience after the last thing that could be tried has failed.
+func (n *Node) Connect(ctx context.Context, id string, patience time.Duration) error {
+	p, err := peer.Decode(id)
+	if err != nil {
+		return fmt.Errorf("peer %s: %w", id, err)
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		up, changed := n.Watch(id)
+		if up {
+			return nil
+		}
+		err := n.dial(ctx, p)
+		if err == nil {
+			return nil
+		}
+		if left := time.Until(deadline); left <= 0 || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-time.After(min(redial, time.Until(deadline))):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// dial tries once.
+func (n *Node) dial(ctx context.Context, p peer.ID) error {
+	if n.lan != nil {
+		n.lan.ask()
+	}
+	n.refreshAddrs(p)
+	if len(n.host.Peerstore().Addrs(p)) == 0 {
+		return fmt.Errorf("dial %s: %w", p, ErrNoAddress)
+	}
+	if s, ok := n.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(p) // our callers back off themselves
+	}
+	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
+	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+		return fmt.Errorf("dial %s: %w", p, err)
+	}
+	return nil
+}
+
+// refreshAddrs puts the wanted addresses, and what the LAN says, where libp2p
+// dials from; identify may have thrown them out.
+func (n *Node) refreshAddrs(p peer.ID) {
+	n.mu.Lock()
+	var given []ma.Multiaddr
+	if w := n.wanted[p]; w != nil {
+		for _, use := range w.addrs {
+			given = append(given, use.addr)
+		}
+	}
+	n.mu.Unlock()
+	n.host.Peerstore().AddAddrs(p, given, foundTTL)
+	if n.lan == nil {
+		return
+	}
+	if info, ok := n.lan.lookup(p); ok {
+		n.host.Peerstore().AddAddrs(p, info.Addrs, foundTTL)
+	}
+}
+
+// Open opens a stream to a connected peer, as Kubo's `ipfs p2p` does: nothing
+// but multistream-select before the first byte. With a protocol that was used
+// before it returns without a round trip: the first Read tells what the peer
+// says to it.
+func (n *Node) Open(ctx context.Context, id, name string) (registry.End, registry.Path, error) {
+	s, err := n.open(ctx, id, protocol.ID(name))
+	if err != nil {
+		return nil, registry.Path{}, err
+	}
+	return streamEnd{s}, pathOf(s.Conn()), nil
+}
+
+func (n *Node) open(ctx context.Context, id string, name protocol.ID) (network.Stream, error) {
+	p, err := peer.Decode(id)
+	if err != nil {
+		return nil, fmt.Errorf("peer %s: %w", id, err)
+	}
+	n.refreshAddrs(p)
+	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
+	s, err := n.host.NewStream(ctx, p, name)
+	if err != nil {
+		return nil, openError(name, err)
+	}
+	return s, nil
+}
+
+// openError names the reasons that have a code as resets are named.
+func openError(name protocol.ID, err error) error {
+	err = fmt.Errorf("open %s: %w", name, err)
+	if isNotSupported(err) {
+		return &registry.ResetError{Code: proto.CodeNoService, Err: err}
+	}
+	var se *network.StreamError
+	if errors.As(err, &se) {
+		return &registry.ResetError{Code: proto.Code(se.ErrorCode), Err: err}
+	}
+	return err
+}
+
+// Ask asks a connected peer whether this node may use a protocol and whether
+// its service is up. Errors: ErrCannotAsk.
+func (n *Node) Ask(ctx context.Context, id, name string) (proto.Verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	s, err := n.open(ctx, id, proto.AskProtocol)
+	if err != nil {
+		return proto.Verdict_VERDICT_UNKNOWN, askError(err)
+	}
+	defer s.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = s.SetDeadline(deadline)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	if err := errors.Join(proto.WriteQuestion(s, name), s.CloseWrite()); err != nil {
+		return proto.Verdict_VERDICT_UNKNOWN, askError(err)
+	}
+	v, err := proto.ReadAnswer(s)
+	if err != nil {
+		_ = s.Reset()
+		return proto.Verdict_VERDICT_UNKNOWN, askError(err)
+	}
+	return v, nil
+}
+
+func askError(err error) error {
+	if isNotSupported(err) {
+		return fmt.Errorf("%w: it does not have %s", ErrCannotAsk, proto.AskProtocol)
+	}
+	return fmt.Errorf("ask: %w", err)
+}
+
+// HandleAsk answers peers' questions by f, which gets a context with a
+// deadline.
+func (n *Node) HandleAsk(f func(ctx context.Context, peer, protocol string) proto.Verdict) {
+	n.host.SetStreamHandler(proto.AskProtocol, func(s network.Stream) {
+		if !n.begin() {
+			_ = s.Reset()
+			return
+		}
+		defer n.handlers.Done()
+		if err := answer(s, f); err != nil {
+			n.log.Debug("answer a question", "peer", s.Conn().RemotePeer(), "err", err)
+			_ = s.ResetWithError(network.StreamProtocolViolation)
+			return
+		}
+		_ = s.Close()
+	})
+}
+
+func answer(s network.Stream, f func(ctx context.Context, peer, protocol string) proto.Verdict) error {
+	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+	defer cancel()
+	_ = s.SetDeadline(time.Now().Add(askLimit))
+	name, err := proto.ReadQuestion(s)
+	if err != nil {
+		return err
+	}
+	return proto.WriteAnswer(s, f(ctx, s.Conn().RemotePeer().String(), name))
+}
+
+// Ping measures one round trip to a connected peer over libp2p's ping, and
+// says which way it went.
+func (n *Node) Ping(ctx context.Context, id string) (time.Duration, registry.Path, error) {
+	p, err := peer.Decode(id)
+	if err != nil {
+		return 0, registry.Path{}, fmt.Errorf("peer %s: %w", id, err)
+	}
+	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "ping"), pingLimit)
+	defer cancel()
+	path, _ := n.Path(id)
+	select {
+	case r, ok := <-ping.Ping(ctx, n.host, p):
+		if !ok {
+			return 0, path, fmt.Errorf("ping %s: %w", id, ctx.Err())
+		}
+		if r.Error != nil {
+			return 0, path, fmt.Errorf("ping %s: %w", id, r.Error)
+		}
+		return r.RTT, path, nil
+	case <-ctx.Done():
+		return 0, path, fmt.Errorf("ping %s: no answer: %w", id, ctx.Err())
+	}
+}
+
+// Path is the way that a new stream to a peer would go, or false where there
+// is no connection. libp2p prefers an unlimited connection, then a direct one,
+// then the one with most streams.
+func (n *Node) Path(id string) (registry.Path, bool) {
+	p, err := peer.Decode(id)
+	if err != nil {
+		return registry.Path{}, false
+	}
+	var best network.Conn
+	for _, c := range n.host.Network().ConnsToPeer(p) {
+		if best == nil || better(c, best) {
+			best = c
+		}
+	}
+	if best == nil {
+		return registry.Path{}, false
+	}
+	return pathOf(best), true
+}
+
+func better(a, b network.Conn) bool {
+	if a.Stat().Limited != b.Stat().Limited {
+		return b.Stat().Limited
+	}
+	aRelayed, bRelayed := isRelayed(a.RemoteMultiaddr()), isRelayed(b.RemoteMultiaddr())
+	if aRelayed != bRelayed {
+		return bRelayed
+	}
+	return len(a.GetStreams()) > len(b.GetStreams())
+}
+
+// PeerStatus is one connected peer, for `status`.
+type PeerStatus struct {
+	Peer      string  `json:"peer"`
+	Path      string  `json:"path"` // direct, relayed
+	Transport string  `json:"transport"`
+	Addr      string  `json:"addr"`
+	RTTms     float64 `json:"rtt_ms,omitempty"` // 0: not measured yet
+}
+
+// Peers lists the connected peers.
+func (n *Node) Peers() []PeerStatus {
+	peers := []PeerStatus{}
+	for _, p := range n.host.Network().Peers() {
+		path, ok := n.Path(p.String())
+		if !ok {
+			continue
+		}
+		s := PeerStatus{Peer: p.String(), Path: "direct", Transport: path.Transport, Addr: path.Addr}
+		if path.Relayed {
+			s.Path = "relayed"
+		}
+		s.RTTms = float64(n.host.Peerstore().LatencyEWMA(p).Microseconds()) / 1000
+		peers = append(peers, s)
+	}
+	return peers
+}
+

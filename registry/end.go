@@ -1,0 +1,106 @@
+package registry
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"p2ptun/proto"
+)
+
+// End is one side of a stream: a TCP connection, a unix socket, a libp2p
+// stream. Read and Write may be called at once, by one goroutine each; the
+// other methods by any goroutine at any time.
+//
+// Read returns io.EOF for a half-close by the other side and a *ResetError for
+// a reset. CloseWrite ends the way out and leaves the way in open. Reset ends
+// both ways at once, loses what is in flight, makes blocked calls return and
+// releases the End; Close releases it once both ways have ended, and must not
+// be called before: the other side might still send.
+type End interface {
+	io.Reader
+	io.Writer
+	CloseWrite() error
+	Reset(proto.Code) error
+	Close() error
+}
+
+// ResetError says that an End was reset, by whom and why.
+type ResetError struct {
+	Code proto.Code
+	Err  error
+}
+
+func (e *ResetError) Error() string {
+	if e.Err == nil {
+		return e.Code.String()
+	}
+	return e.Code.String() + ": " + e.Err.Error()
+}
+
+func (e *ResetError) Unwrap() error { return e.Err }
+
+// ErrNotAStream is returned by NewConnEnd for a connection without half-close.
+var ErrNotAStream = errors.New("connection can't be half-closed")
+
+// errNotReadable: this End has no readPooled on this system.
+var errNotReadable = errors.New("can't wait for bytes without a buffer")
+
+// NewConnEnd makes an End of a TCP or unix connection, which it then owns. It
+// turns Nagle's algorithm off.
+func NewConnEnd(c net.Conn) (End, error) {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		_ = c.SetNoDelay(true) // the default of Go, said once more
+		return newConnEnd(c, c.SetLinger), nil
+	case *net.UnixConn:
+		return newConnEnd(c, func(int) error { return nil }), nil
+	}
+	return nil, ErrNotAStream
+}
+
+// halfCloser is what *net.TCPConn and *net.UnixConn have in common.
+type halfCloser interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
+
+type connEnd struct {
+	halfCloser
+	setLinger func(seconds int) error
+	ready     readyReader
+}
+
+func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
+	e := &connEnd{halfCloser: c, setLinger: setLinger}
+	e.ready.init(c)
+	return e
+}
+
+// Read is net.Conn's, with a reset named as such.
+func (e *connEnd) Read(b []byte) (int, error) {
+	n, err := e.halfCloser.Read(b)
+	return n, connError(err)
+}
+
+func (e *connEnd) Write(b []byte) (int, error) {
+	n, err := e.halfCloser.Write(b)
+	return n, connError(err)
+}
+
+// Reset sends a TCP RST (RFC 9293, 3.10.5: ABORT). A unix socket knows no
+// reset: its peer reads the end.
+func (e *connEnd) Reset(proto.Code) error {
+	_ = e.setLinger(0)
+	return e.Close()
+}
+
+func connError(err error) error {
+	if err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return &ResetError{Code: proto.CodeReset, Err: err}
+}

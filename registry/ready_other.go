@@ -1,0 +1,13 @@
+//go:build !unix
+
+package registry
+
+import "syscall"
+
+// readyReader: Windows completes a read into a buffer that must stand, so
+// there the pump's small first read serves.
+type readyReader struct{}
+
+func (*readyReader) init(syscall.Conn) {}
+
+func (*connEnd) readPooled() (buf *buffer, n int, err error) { return nil, 0, errNotReadable }

@@ -1,0 +1,106 @@
+package registry
+
+import (
+	"encoding"
+	"fmt"
+	"time"
+)
+
+// Kind says which end of a tunnel this node is.
+type Kind string
+
+const (
+	KindListen  Kind = "listen"  // offers a local service
+	KindForward Kind = "forward" // brings a peer's service here
+)
+
+// Tunnel is the one description of a tunnel: what the command line makes of
+// its arguments, what the control API takes and what the disk keeps. Addresses
+// and peers are in the normal form that proto's parsers give.
+type Tunnel struct {
+	// ID is stable for as long as the tunnel lives, across restarts for a kept
+	// one. If empty, Register gives one.
+	ID       string `json:"id,omitempty"`
+	Kind     Kind   `json:"kind"`
+	Protocol string `json:"protocol"`
+
+	// Target is where listen dials, a multiaddr.
+	Target string `json:"target,omitempty"`
+	// Allow are peer IDs let in for as long as the tunnel lives.
+	Allow []string `json:"allow,omitempty"`
+	// Open lets everybody in.
+	Open bool `json:"open,omitempty"`
+	// ReportPeerID writes the peer's ID and a newline to the target first.
+	ReportPeerID bool `json:"report_peer_id,omitempty"`
+
+	// Bind is where forward listens, a multiaddr; port 0 takes a free one.
+	Bind string `json:"bind,omitempty"`
+	// Peers are multiaddrs that end in /p2p/ID, or /dnsaddr/host, in order of
+	// preference.
+	Peers []string `json:"peers,omitempty"`
+	// Wait binds even while the peer is away.
+	Wait bool `json:"wait,omitempty"`
+	// DialTimeout bounds dial and negotiation together, for one connection. If
+	// zero, 30 s.
+	DialTimeout Duration `json:"dial_timeout,omitempty"`
+
+	// Silence ends a connection without a byte for that long. If zero, never.
+	Silence Duration `json:"silence,omitempty"`
+	// Custom allows a protocol outside /x/.
+	Custom bool `json:"custom,omitempty"`
+	// Keep makes it outlive the command that opened it, and restarts.
+	Keep bool `json:"keep,omitempty"`
+}
+
+// Duration is a time.Duration that is text ("30s") in JSON.
+type Duration time.Duration
+
+var (
+	_ encoding.TextMarshaler   = Duration(0)
+	_ encoding.TextUnmarshaler = (*Duration)(nil)
+)
+
+// MarshalText writes it as time.Duration.String does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads; negative is refused.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return err
+	}
+	if v < 0 {
+		return fmt.Errorf("duration %s is negative", v)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// State is where a tunnel is in its life.
+type State string
+
+const (
+	StateStarting State = "starting"
+	StateReady    State = "ready"
+	StateWaiting  State = "waiting"  // for the peer
+	StateRetrying State = "retrying" // failed, and trying again
+	StateClosed   State = "closed"
+)
+
+// TunnelStatus is what `ls` shows of a tunnel at one moment.
+type TunnelStatus struct {
+	ID       string `json:"id"`
+	Kind     Kind   `json:"kind"`
+	Protocol string `json:"protocol"`
+	Bind     string `json:"bind,omitempty"`
+	Target   string `json:"target,omitempty"`
+	Peer     string `json:"peer,omitempty"`
+	Access   string `json:"access,omitempty"`
+	State    State  `json:"state"`
+	Reason   string `json:"reason"`
+	Kept     bool   `json:"kept"`
+	Streams  int64  `json:"streams"`
+	Total    int64  `json:"streams_total"`
+	BytesIn  int64  `json:"bytes_in"`
+	BytesOut int64  `json:"bytes_out"`
+}
