@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
 	"p2ptun/home"
 	"p2ptun/proto"
 )
@@ -116,11 +114,11 @@ func (r *Rule) subject(protocol, id string) (err error) {
 	if r.Protocol, err = proto.ParseProtocol(protocol, true); err != nil {
 		return err
 	}
-	p, err := peer.Decode(id)
-	if err != nil {
+	p, err := proto.ParsePeer(id)
+	if err != nil || p.ID == "" {
 		return fmt.Errorf("%s is not a peer ID", proto.Printable(id, 128))
 	}
-	r.Peer = p.String()
+	r.Peer = p.ID.String()
 	return nil
 }
 

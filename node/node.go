@@ -49,14 +49,6 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Incoming is a stream that a peer has opened; its receiver owns End.
-type Incoming struct {
-	Peer     string
-	Protocol string
-	Path     registry.Path
-	End      registry.End
-}
-
 // Node is the running libp2p host. Its methods may be called from any
 // goroutine.
 type Node struct {
@@ -70,6 +62,7 @@ type Node struct {
 	closed  bool
 	wanted  map[peer.ID]*want
 	custom  map[protocol.ID]int // protocols outside /x/ that are listened on
+	held    map[peer.ID]int // by the number of live streams
 	sticky  map[peer.ID]struct{}
 	changes map[peer.ID]chan struct{} // closed when a peer comes, goes or is found
 
@@ -95,6 +88,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		trusted: cfg.Trusted,
 		wanted:  map[peer.ID]*want{},
 		custom:  map[protocol.ID]int{},
+		held:    map[peer.ID]int{},
 		sticky:  map[peer.ID]struct{}{},
 		changes: map[peer.ID]chan struct{}{},
 	}
@@ -250,14 +244,14 @@ func (n *Node) isConnected(p peer.ID) bool {
 
 // Handle hands every incoming tunnel stream to f, on a goroutine of its own
 // with a fresh stack. Identify tells peers no more than `/x/`.
-func (n *Node) Handle(f func(Incoming)) {
+func (n *Node) Handle(f func(registry.Incoming)) {
 	match := func(p protocol.ID) bool { return strings.HasPrefix(string(p), proto.Namespace) || n.isCustom(p) }
 	n.host.SetStreamHandlerMatch(proto.Namespace, match, func(s network.Stream) {
-		in := Incoming{
+		in := registry.Incoming{
 			Peer:     s.Conn().RemotePeer().String(),
 			Protocol: string(s.Protocol()),
 			Path:     pathOf(s.Conn()),
-			End:      streamEnd{s},
+			End:      &streamEnd{Stream: s},
 		}
 		if !n.begin() {
 			_ = s.ResetWithError(network.StreamErrorCode(proto.CodeStopped))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -28,8 +29,10 @@ const (
 	pingLimit = 10 * time.Second
 	// askLimit bounds one question to a peer, or one of a peer to us.
 	askLimit = 20 * time.Second
-	// protectTag marks connections that carry tunnels.
-	protectTag = "p2ptun"
+	// wantTag and holdTag mark connections that are not trimmed: to a peer
+	// that a tunnel goes to, and with live streams of a peer.
+	wantTag = "p2ptun want"
+	holdTag = "p2ptun hold"
 )
 
 var (
@@ -94,7 +97,7 @@ func (n *Node) Want(p PeerAddrs) (end func(), err error) {
 		w.addrs[a.String()] = addrUse{addr: a, uses: w.addrs[a.String()].uses + 1}
 	}
 	n.mu.Unlock()
-	n.host.ConnManager().Protect(id, protectTag)
+	n.host.ConnManager().Protect(id, wantTag)
 	if n.isConnected(id) {
 		n.refreshLimit(id)
 	}
@@ -120,20 +123,34 @@ func (n *Node) unwant(id peer.ID, addrs []ma.Multiaddr) {
 	}
 	n.mu.Unlock()
 	if last {
-		n.host.ConnManager().Unprotect(id, protectTag)
+		n.host.ConnManager().Unprotect(id, wantTag)
 		n.refreshLimit(id)
 	}
 }
 
-// Protect keeps a peer's connections from being trimmed until the returned
-// func is called. tag tells users of Protect apart.
-func (n *Node) Protect(id, tag string) (end func()) {
+// Hold keeps a peer's connections from being trimmed until the returned func,
+// to be called once, is called: for as long as a stream of it lives.
+func (n *Node) Hold(id string) (end func()) {
 	p, err := peer.Decode(id)
 	if err != nil {
 		return func() {}
 	}
-	n.host.ConnManager().Protect(p, tag)
-	return func() { n.host.ConnManager().Unprotect(p, tag) }
+	n.hold(p, 1)
+	return func() { n.hold(p, -1) }
+}
+
+func (n *Node) hold(p peer.ID, by int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	was := n.held[p]
+	n.held[p] = was + by
+	switch {
+	case was == 0:
+		n.host.ConnManager().Protect(p, holdTag)
+	case was+by == 0:
+		delete(n.held, p)
+		n.host.ConnManager().Unprotect(p, holdTag)
+	}
 }
 
 // Connect reaches a peer: over a standing connection, by the addresses that
@@ -180,10 +197,23 @@ func (n *Node) dial(ctx context.Context, p peer.ID) error {
 	}
 	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
-		return fmt.Errorf("dial %s: %w", p, err)
+		return fmt.Errorf("dial %s: %w", p, oneLine{err})
 	}
 	return nil
 }
+
+// oneLine shows libp2p's dial errors, a list of lines, in one.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string {
+	lines := strings.FieldsFunc(e.error.Error(), func(r rune) bool { return r == '\n' })
+	for i, line := range lines {
+		lines[i] = strings.TrimLeft(line, " *")
+	}
+	return strings.Join(lines, "; ")
+}
+
+func (e oneLine) Unwrap() error { return e.error }
 
 // refreshAddrs puts the wanted addresses, and what the LAN says, where libp2p
 // dials from; identify may have thrown them out.
@@ -208,13 +238,13 @@ func (n *Node) refreshAddrs(p peer.ID) {
 // Open opens a stream to a connected peer, as Kubo's `ipfs p2p` does: nothing
 // but multistream-select before the first byte. With a protocol that was used
 // before it returns without a round trip: the first Read tells what the peer
-// says to it.
+// says to it, and fails where the peer says nothing before ctx's deadline.
 func (n *Node) Open(ctx context.Context, id, name string) (registry.End, registry.Path, error) {
 	s, err := n.open(ctx, id, protocol.ID(name))
 	if err != nil {
 		return nil, registry.Path{}, err
 	}
-	return streamEnd{s}, pathOf(s.Conn()), nil
+	return newDialled(ctx, s), pathOf(s.Conn()), nil
 }
 
 func (n *Node) open(ctx context.Context, id string, name protocol.ID) (network.Stream, error) {
@@ -387,4 +417,3 @@ func (n *Node) Peers() []PeerStatus {
 	}
 	return peers
 }
-

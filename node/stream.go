@@ -1,12 +1,15 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
 
@@ -15,22 +18,54 @@ import (
 )
 
 // streamEnd is a libp2p stream as one side of a registry stream.
-type streamEnd struct{ network.Stream }
+type streamEnd struct {
+	network.Stream
+	// negotiateBy bounds the negotiation that the first Read ends; zero where
+	// it has ended. Only Read uses it.
+	negotiateBy time.Time
+}
 
-var _ registry.End = streamEnd{}
+var _ registry.End = (*streamEnd)(nil)
 
-func (s streamEnd) Read(b []byte) (int, error) {
+// newDialled wraps a stream that this side has opened. libp2p negotiates a
+// known protocol lazily, in a wrapper of its own: a swarm's bare stream has
+// been negotiated.
+func newDialled(ctx context.Context, s network.Stream) *streamEnd {
+	end := &streamEnd{Stream: s}
+	if _, negotiated := s.(*swarm.Stream); !negotiated {
+		end.negotiateBy, _ = ctx.Deadline()
+	}
+	return end
+}
+
+func (s *streamEnd) Read(b []byte) (int, error) {
+	if !s.negotiateBy.IsZero() {
+		if err := s.negotiate(); err != nil {
+			return 0, err
+		}
+	}
 	n, err := s.Stream.Read(b)
 	return n, streamError(err)
 }
 
-func (s streamEnd) Write(b []byte) (int, error) {
+// negotiate ends a lazy negotiation: a Read of nothing returns when the peer
+// has answered it.
+func (s *streamEnd) negotiate() error {
+	_ = s.Stream.SetReadDeadline(s.negotiateBy)
+	s.negotiateBy = time.Time{}
+	if _, err := s.Stream.Read(nil); err != nil {
+		return streamError(err)
+	}
+	return s.Stream.SetReadDeadline(time.Time{})
+}
+
+func (s *streamEnd) Write(b []byte) (int, error) {
 	n, err := s.Stream.Write(b)
 	return n, streamError(err)
 }
 
 // Reset tells the peer why (specs: connections, "Resetting Streams").
-func (s streamEnd) Reset(code proto.Code) error {
+func (s *streamEnd) Reset(code proto.Code) error {
 	return s.Stream.ResetWithError(network.StreamErrorCode(code))
 }
 

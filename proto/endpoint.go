@@ -117,9 +117,14 @@ func checkHost(host *ma.Component) error {
 	return errShape
 }
 
+// maxZone is longer than any system's names of network interfaces, in bytes.
+const maxZone = 256
+
 // isZone takes the name of a network interface as net.Dial can read it back
 // out of [ADDRESS%ZONE]:PORT.
-func isZone(s string) bool { return s != "" && !strings.ContainsAny(s, "/%[]") }
+func isZone(s string) bool {
+	return s != "" && len(s) <= maxZone && !strings.ContainsAny(s, "/%[]")
+}
 
 // maxUnixPath is what Linux takes in a sockaddr_un, in bytes (unix(7)). Other
 // systems take a few less and say so themselves.
@@ -208,7 +213,7 @@ func DialArgs(addr ma.Multiaddr) (network, address string, err error) {
 	}
 	zone, host, port, err := splitTCP(addr)
 	if err != nil {
-		return "", "", fmt.Errorf("address %q: %w", addr, err)
+		return "", "", fmt.Errorf("address %s: %w", Printable(addr.String(), maxTyped), err)
 	}
 	name := host.Value()
 	if zone != "" {

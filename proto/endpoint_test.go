@@ -106,11 +106,15 @@ func TestDialArgsRefusesWhatIsNoEndpoint(t *testing.T) {
 		"/p2p/" + ed25519ID + "/tcp/22", "/ip4/127.0.0.1/tcp/22/p2p/" + ed25519ID,
 		"/ip6zone/eth0", "/ip6zone/eth0/tcp/22", "/ip6zone/eth0/ip4/127.0.0.1/tcp/22", "/ip6zone/a/ip6zone/b/ip6/fe80::1/tcp/22",
 		"/ip6zone/a%b/ip6/fe80::1/tcp/22", "/ip6zone/a]/ip6/fe80::1/tcp/22",
+		"/dns6/\ufe01", "/dns6/\x1b[31m\xff/tcp/22",
 		"/ip6/::ffff:10.1.2.3/tcp/22", "/dns4/a:b/tcp/22", "/dns4/[::1]/tcp/22", "/dns6/127.0.0.1/tcp/22",
 	} {
-		if network, address, err := DialArgs(ma.StringCast(s)); err == nil {
-			t.Errorf("DialArgs(%s) = %q, %q", s, network, address)
+		network, address, err := DialArgs(ma.StringCast(s))
+		if err == nil {
+			t.Errorf("DialArgs(%q) = %q, %q", s, network, address)
+			continue
 		}
+		checkShowable(t, err.Error())
 	}
 	if network, address, err := DialArgs(nil); err == nil {
 		t.Errorf("DialArgs(nil) = %q, %q", network, address)
@@ -178,6 +182,7 @@ func TestParseTargetAndBindSayWhatIsWrong(t *testing.T) {
 		{"[fe80::1%a%b]:22", "a%b is not the zone"},
 		{"[fe80::1%a]b]:22", "a]b is not the zone"},
 		{"[fe80::1%]:22", "neither"},
+		{"[fe80::1%" + strings.Repeat("z", maxZone+1) + "]:22", "is not the zone"},
 
 		{"udp:53", "udp is not supported"},
 		{"/ip4/127.0.0.1/udp/53", "udp is not supported"},
@@ -338,7 +343,7 @@ func FuzzDialArgs(f *testing.F) {
 	for _, c := range endpoints {
 		f.Add(ma.StringCast(c.addr).Bytes())
 	}
-	for _, s := range []string{"/dns4/a:b/tcp/22", "/ip6/::ffff:1.2.3.4/tcp/22", "/ip6zone/a%b/ip6/fe80::1/tcp/22", "/ip6zone/e", "/p2p-circuit"} {
+	for _, s := range []string{"/dns4/a:b/tcp/22", "/ip6/::ffff:1.2.3.4/tcp/22", "/ip6zone/a%b/ip6/fe80::1/tcp/22", "/ip6zone/e", "/p2p-circuit", "/dns6/\ufe01"} {
 		f.Add(ma.StringCast(s).Bytes())
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {

@@ -46,6 +46,9 @@ func parsePeerAddr(s string) (Peer, error) {
 	if err != nil {
 		return Peer{}, fmt.Errorf("peer %s: not a multiaddr: %w", Printable(s, maxTyped), err)
 	}
+	if len(addr.String()) > maxTyped { // escaped, an http-path grows
+		return Peer{}, fmt.Errorf("peer is longer than %d bytes when written out", maxTyped)
+	}
 	transport, id := peer.SplitAddr(addr)
 	if id == "" {
 		return parseDNSAddr(addr)

@@ -119,6 +119,7 @@ func TestParsePeerRefusesAtOnceWhatHasNoPeerID(t *testing.T) {
 		{"/dnsaddr/\x1b[31m", "control or invisible"},
 		{"/dns4/\xff/tcp/1/p2p/" + ed25519ID, "control or invisible"},
 		{strings.Repeat("a", maxTyped+1), "longer than 1024 bytes"},
+		{"/http-path/" + strings.Repeat("!", 400) + "/p2p/" + ed25519ID, "longer than 1024 bytes when written out"},
 	} {
 		got, err := ParsePeer(c.typed)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -199,7 +200,7 @@ func FuzzParsePeer(f *testing.F) {
 		ed25519ID, rsaID, "home", "11", "161", "/p2p/11", peer.ToCid(id).String(), "f01720000",
 		"/p2p/" + ed25519ID, "/ip4/192.168.1.7/tcp/4001/p2p/" + ed25519ID, "/dnsaddr/example.com",
 		"/p2p/" + rsaID + "/p2p-circuit/p2p/" + ed25519ID, "/p2p/" + rsaID + "/p2p/" + ed25519ID,
-		"/http-path/a%20b/p2p/" + ed25519ID, "/unix/p2p/" + ed25519ID, "22", "localhost:22", "/dnsaddr/\x1b",
+		"/http-path/a%20b/p2p/" + ed25519ID, "/http-path/" + strings.Repeat("!", 400) + "/p2p/" + ed25519ID, "/unix/p2p/" + ed25519ID, "22", "localhost:22", "/dnsaddr/\x1b",
 	} {
 		f.Add(s)
 	}

@@ -28,6 +28,14 @@ type Path struct {
 	Addr      string `json:"addr"`            // the peer's, or the relay's, multiaddr
 }
 
+// Incoming is a stream that a peer has opened. Its receiver owns End.
+type Incoming struct {
+	Peer     string
+	Protocol string // as the peer sent it
+	Path     Path
+	End      End
+}
+
 // Stream is one forwarded connection in the table, from Pipe until both ways
 // have ended.
 type Stream struct {

@@ -1,0 +1,205 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+const (
+	// backoffMin and backoffMax are the pauses between attempts to reach a
+	// peer that is away.
+	backoffMin = time.Second
+	backoffMax = 15 * time.Second
+	// provePatience is how long a peer that was not found at once is waited
+	// for at start: as long as a LAN takes to answer.
+	provePatience = 8 * time.Second
+	// askEvery is how often a peer that said no is asked again, and askPause
+	// how soon at the earliest.
+	askEvery = 30 * time.Second
+	askPause = 5 * time.Second
+)
+
+// remote is one peer of a forward and what it said last.
+type remote struct {
+	f    *Forward
+	id   string
+	poke chan struct{} // ask again soon
+
+	mu      sync.Mutex
+	asked   bool
+	verdict proto.Verdict
+	failure error // why it is not reached, or could not be asked
+}
+
+// prove reaches the peer and asks it, once.
+func (r *remote) prove(ctx context.Context) error {
+	limit := time.Duration(r.f.Entry.Tunnel.DialTimeout)
+	if limit <= 0 {
+		limit = defaultDial
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := r.f.Connect(ctx, r.id, min(provePatience, limit)); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrNotReached, r.id, err)
+	}
+	return r.ask(ctx)
+}
+
+// ask asks the connected peer and keeps its answer.
+func (r *remote) ask(ctx context.Context) error {
+	v, err := r.f.Ask(ctx, r.id, r.f.Entry.Tunnel.Protocol)
+	if err != nil && r.f.CannotAsk(err) {
+		err = nil
+	}
+	r.mu.Lock()
+	r.asked, r.verdict, r.failure = err == nil, v, err
+	r.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrNotReached, r.id, err)
+	}
+	return verdictError(v)
+}
+
+func verdictError(v proto.Verdict) error {
+	switch v {
+	case proto.Verdict_VERDICT_REFUSED:
+		return ErrRefused
+	case proto.Verdict_VERDICT_SERVICE_DOWN:
+		return ErrServiceDown
+	case proto.Verdict_VERDICT_NO_SERVICE:
+		return ErrNoService
+	}
+	return nil
+}
+
+// works says that the peer's last answer was good, or that it can't be asked.
+func (r *remote) works() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked && verdictError(r.verdict) == nil
+}
+
+// state is the peer's part of the tunnel's state.
+func (r *remote) state() (registry.State, string) {
+	up, _ := r.f.Watch(r.id)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !up {
+		if r.failure != nil {
+			return registry.StateWaiting, "peer away: " + r.failure.Error()
+		}
+		return registry.StateWaiting, "peer away"
+	}
+	switch {
+	case r.failure != nil:
+		return registry.StateRetrying, r.failure.Error()
+	case !r.asked:
+		return registry.StateWaiting, "asking the peer"
+	case verdictError(r.verdict) != nil:
+		return registry.StateRetrying, verdictError(r.verdict).Error()
+	case r.verdict == proto.Verdict_VERDICT_UNKNOWN:
+		return registry.StateReady, Unverifiable
+	}
+	return registry.StateReady, ""
+}
+
+// keep reaches the peer again and again until ctx ends, and asks it whenever
+// it has come, and now and then while its answer is bad.
+func (r *remote) keep(ctx context.Context) {
+	backoff := backoffMin
+	var reached time.Time
+	for ctx.Err() == nil {
+		up, changed := r.f.Watch(r.id)
+		if up {
+			if !r.works() {
+				_ = r.ask(ctx)
+			}
+			r.f.report()
+			r.rest(ctx, changed)
+			continue
+		}
+		r.forget()
+		r.f.report()
+		if time.Since(reached) > backoffMax {
+			backoff = backoffMin // it was here for a while
+		} else if !reached.IsZero() {
+			backoff = r.hold(ctx, changed, backoff) // it comes and goes
+		}
+		for !r.reach(ctx) && ctx.Err() == nil {
+			r.f.report()
+			_, changed = r.f.Watch(r.id)
+			backoff = r.hold(ctx, changed, backoff)
+		}
+		reached = time.Now()
+	}
+}
+
+// hold pauses for about backoff and gives the next.
+func (r *remote) hold(ctx context.Context, changed <-chan struct{}, backoff time.Duration) time.Duration {
+	pause(ctx, changed, jitter(backoff))
+	return min(2*backoff, backoffMax)
+}
+
+// forget drops an answer that no longer holds.
+func (r *remote) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = false
+}
+
+// reach dials once, and says whether the peer is there.
+func (r *remote) reach(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, defaultDial)
+	defer cancel()
+	err := r.f.Connect(ctx, r.id, 0)
+	r.mu.Lock()
+	r.failure = err
+	r.mu.Unlock()
+	return err == nil
+}
+
+// rest returns when the peer is to be looked at again.
+func (r *remote) rest(ctx context.Context, changed <-chan struct{}) {
+	var again <-chan time.Time
+	if !r.works() {
+		again = time.After(askEvery)
+	}
+	select {
+	case <-changed:
+	case <-again:
+	case <-r.poke:
+		r.forget()
+		pause(ctx, changed, askPause)
+	case <-ctx.Done():
+	}
+}
+
+// askSoon has the peer asked again.
+func (r *remote) askSoon() {
+	select {
+	case r.poke <- struct{}{}:
+	default:
+	}
+}
+
+func pause(ctx context.Context, changed <-chan struct{}, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// jitter spreads a pause by a fifth either way, so that many that lost the
+// same peer do not all come back at once.
+func jitter(d time.Duration) time.Duration {
+	return d*4/5 + rand.N(d*2/5)
+}
