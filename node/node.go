@@ -62,7 +62,7 @@ type Node struct {
 	closed  bool
 	wanted  map[peer.ID]*want
 	custom  map[protocol.ID]int // protocols outside /x/ that are listened on
-	held    map[peer.ID]int // by the number of live streams
+	held    map[peer.ID]int     // by the number of live streams
 	sticky  map[peer.ID]struct{}
 	changes map[peer.ID]chan struct{} // closed when a peer comes, goes or is found
 

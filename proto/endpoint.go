@@ -58,7 +58,7 @@ func parseEndpoint(s string) (ma.Multiaddr, error) {
 	case strings.HasPrefix(s, "udp:"):
 		return nil, errUDP
 	}
-	return hostPort(s)
+	return hostPort(strings.TrimPrefix(s, "tcp:"))
 }
 
 func tcpEndpoint(s string) (ma.Multiaddr, error) {

@@ -90,6 +90,9 @@ func isPeerID(id peer.ID) bool {
 // MaxPeerName bounds a name from `peer add`, in bytes.
 const MaxPeerName = 63
 
+// reservedName begins texts of a later version that stand where a peer may.
+const reservedName = "p2ptun1"
+
 // CheckPeerName takes a letter, then letters, digits, `-` and `_`: so a name
 // never reads as an address. What decodes as a peer ID is no name.
 func CheckPeerName(s string) error {
@@ -105,6 +108,9 @@ func CheckPeerName(s string) error {
 	}
 	if _, err := peer.Decode(s); err == nil {
 		return errors.New("a peer ID can't be a name")
+	}
+	if strings.HasPrefix(s, reservedName) {
+		return fmt.Errorf("names that start with %s are reserved", reservedName)
 	}
 	return nil
 }

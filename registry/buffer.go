@@ -6,12 +6,21 @@ import "sync"
 // body of one message share an allocation class and a record's share of TLS.
 const bufferSize = 64<<10 - 12
 
-// smallRead is what a stream without data holds for its next read.
-const smallRead = 2 << 10
+// smallRead is what a stream without data holds for its next read. A burst
+// that ends exactly with a full read leaves a pooled buffer waiting, since
+// nobody can know that it was the end; less 12, no multiple of 1 KiB below
+// 16 MB does.
+const smallRead = 2<<10 - 12
 
 type buffer [bufferSize]byte
 
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+// bufferPool is what the pump needs of a sync.Pool.
+type bufferPool interface {
+	Get() any
+	Put(any)
+}
+
+var buffers bufferPool = &sync.Pool{New: func() any { return new(buffer) }}
 
 func getBuffer() *buffer  { return buffers.Get().(*buffer) }
 func putBuffer(b *buffer) { buffers.Put(b) }

@@ -9,12 +9,11 @@ func (e writeError) Unwrap() error { return e.error }
 
 // copyEnd carries bytes until src ends, which is no error, or a side fails; an
 // error of dst is a writeError. It allocates nothing per read, and holds a
-// pooled buffer only while bytes are there to fill it. small serves the reads
-// that wait, where src can't be asked whether bytes are there.
-func copyEnd(dst, src End, small []byte, count func(int)) error {
+// pooled buffer only while bytes are there to fill it.
+func copyEnd(dst, src End, count func(int)) error {
 	err := copyReady(dst, src, count)
 	if err == errNotReadable {
-		err = copySmallFirst(dst, src, small, count)
+		err = copySmallFirst(dst, src, count)
 	}
 	if err == io.EOF {
 		return nil
@@ -42,9 +41,10 @@ func copyReady(dst, src End, count func(int)) error {
 	}
 }
 
-// copySmallFirst waits with a small read; while reads come back full, a pooled
-// buffer serves.
-func copySmallFirst(dst, src End, small []byte, count func(int)) error {
+// copySmallFirst serves where src can't be asked whether bytes are there: a
+// small read waits; while reads come back full, a pooled buffer serves.
+func copySmallFirst(dst, src End, count func(int)) error {
+	small := make([]byte, smallRead)
 	for {
 		full, err := copyOnce(dst, src, small, count)
 		if full && err == nil {
@@ -82,6 +82,9 @@ func writeAll(dst End, b []byte, count func(int)) error {
 	count(n)
 	if err != nil {
 		return writeError{err}
+	}
+	if n < len(b) {
+		return io.ErrShortWrite
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 
 	"p2ptun/proto"
@@ -15,7 +16,9 @@ import (
 // other methods by any goroutine at any time.
 //
 // Read returns io.EOF for a half-close by the other side and a *ResetError for
-// a reset. CloseWrite ends the way out and leaves the way in open. Reset ends
+// a reset. Write returns a *ResetError for a reset; any other error, and
+// CodeNone, says only that the other side takes no more: what it has sent, and
+// whether it was reset, Read tells. CloseWrite ends the way out and leaves the way in open. Reset ends
 // both ways at once, loses what is in flight, makes blocked calls return and
 // releases the End; Close releases it once both ways have ended, and must not
 // be called before: the other side might still send.
@@ -72,6 +75,9 @@ type connEnd struct {
 	halfCloser
 	setLinger func(seconds int) error
 	ready     readyReader
+
+	writing sync.Mutex // held by Write
+	cut     bool       // guarded by writing: a write was told of the RST
 }
 
 func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
@@ -83,12 +89,37 @@ func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
 // Read is net.Conn's, with a reset named as such.
 func (e *connEnd) Read(b []byte) (int, error) {
 	n, err := e.halfCloser.Read(b)
-	return n, connError(err)
+	return n, e.readError(err)
 }
 
 func (e *connEnd) Write(b []byte) (int, error) {
+	e.writing.Lock()
+	defer e.writing.Unlock()
 	n, err := e.halfCloser.Write(b)
+	if errors.Is(err, syscall.ECONNRESET) {
+		e.cut = true
+	}
+	if errors.Is(err, syscall.EPIPE) {
+		return n, err // closed or reset: Read tells
+	}
 	return n, connError(err)
+}
+
+// readError tells an end from a RST that a Write has heard of: the kernel
+// reports a RST once, to whoever asks first, and from then on an end.
+func (e *connEnd) readError(err error) error {
+	if err == io.EOF && e.dead() && e.wasCut() {
+		err = syscall.ECONNRESET
+	}
+	return connError(err)
+}
+
+// wasCut waits for the Write that is under way, which on a dead connection
+// returns at once.
+func (e *connEnd) wasCut() bool {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	return e.cut
 }
 
 // Reset sends a TCP RST (RFC 9293, 3.10.5: ABORT). A unix socket knows no

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -201,7 +202,7 @@ func (e *memEnd) codes() []proto.Code {
 // and then the end; what is written to it fails.
 func (e *memEnd) leave() {
 	_ = e.CloseWrite()
-	e.in.fail(io.ErrClosedPipe, &ResetError{Code: proto.CodeReset, Err: syscall.EPIPE})
+	e.in.fail(io.ErrClosedPipe, syscall.EPIPE)
 }
 
 // rig is a registry with one tunnel, and streams that end with the test.
@@ -236,6 +237,21 @@ func (g *rig) tcpBoth() (client, peer *net.TCPConn, s *Stream) {
 	client, local := tcpPair(g)
 	peer, remote := tcpPair(g)
 	return client, peer, g.pipe(connEndOf(g, local), connEndOf(g, remote))
+}
+
+// sockets pipes two connections of that network and gives their outer sides.
+func (g *rig) sockets(network string) (client, peer net.Conn) {
+	g.Helper()
+	addr := func() string {
+		if network == "unix" {
+			return filepath.Join(g.TempDir(), "s")
+		}
+		return "127.0.0.1:0"
+	}
+	client, local := socketPair(g, network, addr())
+	peer, remote := socketPair(g, network, addr())
+	g.pipe(connEndOf(g, local), connEndOf(g, remote))
+	return client, peer
 }
 
 // tcpAndMem pipes a TCP connection to an end in memory.
@@ -283,4 +299,15 @@ func background(f func() error) <-chan error {
 
 func writeOf(w io.Writer, b []byte) func() error {
 	return func() error { _, err := w.Write(b); return err }
+}
+
+// eventually returns once f holds, which another goroutine is about to bring
+// about.
+func eventually(tb testing.TB, f func() bool) {
+	tb.Helper()
+	for start := time.Now(); !f(); runtime.Gosched() {
+		if time.Since(start) > patience {
+			tb.Fatal("never came about")
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,12 +24,10 @@ func (c *resetCounts) add(code proto.Code) {
 	c.by[code.String()]++
 }
 
-func (c *resetCounts) each(f func(code string, n int64)) {
+func (c *resetCounts) copy() map[string]int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for code, n := range c.by {
-		f(code, n)
-	}
+	return maps.Clone(c.by)
 }
 
 var (
@@ -65,7 +64,9 @@ func (r *Registry) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descStreams, float64(live))
 	count(descOpened, float64(r.opened.Load()))
-	r.resets.each(func(code string, n int64) { count(descResets, float64(n), code) })
+	for code, n := range r.resets.copy() {
+		count(descResets, float64(n), code)
+	}
 	count(descBytes, float64(r.bytesIn.Load()), "in")
 	count(descBytes, float64(r.bytesOut.Load()), "out")
 	count(descLost, float64(r.Events.Lost()))

@@ -70,5 +70,19 @@ func (e *connEnd) readPooled() (buf *buffer, n int, err error) {
 	if buf != nil {
 		putBuffer(buf)
 	}
-	return nil, 0, connError(err)
+	return nil, 0, e.readError(err)
+}
+
+// dead says that the connection is over both ways, or closed here: a
+// half-closed one still has a peer's address.
+func (e *connEnd) dead() bool {
+	if e.ready.raw == nil {
+		return false
+	}
+	dead := true
+	_ = e.ready.raw.Control(func(fd uintptr) {
+		_, err := syscall.Getpeername(int(fd))
+		dead = err != nil
+	})
+	return dead
 }

@@ -44,7 +44,7 @@ type Registry struct {
 	lastStream uint64
 	idle       chan struct{} // closed when streams became empty; nil while nobody waits
 
-	pumps    sync.WaitGroup
+	pumps    crew
 	opened   atomic.Int64
 	bytesIn  atomic.Int64
 	bytesOut atomic.Int64
@@ -256,7 +256,7 @@ func (r *Registry) resetAll(streams []*Stream, code proto.Code) {
 		}
 	}
 	for _, ends := range byPeer {
-		r.pumps.Go(func() {
+		r.pumps.run(func() {
 			for _, end := range ends {
 				_ = end.Reset(code)
 			}
@@ -295,4 +295,4 @@ func (r *Registry) busy(pick func(*Stream) bool) (changed <-chan struct{}, busy 
 
 // Wait returns when no goroutine of the pump runs any more. Reset the streams
 // first.
-func (r *Registry) Wait() { r.pumps.Wait() }
+func (r *Registry) Wait() { r.pumps.wait() }

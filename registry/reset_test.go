@@ -129,27 +129,28 @@ func TestUploadSurvivesClientThatIsGoneBeforeTheAnswer(t *testing.T) {
 }
 
 // goneClient gives a peer that has half-read what a client sent that is gone.
-func goneClient(t *testing.T) (g *rig, peer, remote *memEnd, data []byte) {
+func goneClient(t *testing.T) (g *rig, peer, remote *memEnd, rest []byte) {
 	g = newRig(t)
-	client, peer, _, remote := g.memBoth(4 << 10)
-	data = pattern(20 << 10)
-	sent := background(func() error { defer client.leave(); return writeOf(client, data)() })
-	got := readN(t, peer, len(data)/2)
-	must(t, <-sent)
-	return g, peer, remote, append(got, data[len(data)/2:]...)
+	client, local := memPair(32 << 10)
+	peer, remote = memPair(4 << 10)
+	g.pipe(local, remote)
+	data := pattern(20 << 10)
+	must(t, writeOf(client, data)())
+	client.leave()
+	readN(t, peer, len(data)/2)
+	return g, peer, remote, data[len(data)/2:]
 }
 
 func TestLingerLetsUploadArriveUnderAFloodOfAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, peer, remote, data := goneClient(t)
+		g, peer, remote, rest := goneClient(t)
 		flood := background(func() error { return pourUntilError(peer) })
 		time.Sleep(lingerTime / 2)
 		if len(remote.codes()) != 0 {
 			t.Fatal("reset while bytes are under way")
 		}
-		rest := readAll(t, peer)
-		if !bytes.Equal(rest, data[len(data)/2:]) {
-			t.Errorf("%d bytes of the last half came through", len(rest))
+		if got := readAll(t, peer); !bytes.Equal(got, rest) {
+			t.Errorf("%d bytes of the last %d came through", len(got), len(rest))
 		}
 		<-flood
 		g.drained()
@@ -164,9 +165,9 @@ func TestLingerLetsUploadArriveUnderAFloodOfAnswers(t *testing.T) {
 
 func TestLingerEndsByResetAtItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, peer, remote, data := goneClient(t)
+		g, peer, remote, rest := goneClient(t)
 		must(t, writeOf(peer, []byte("answer"))())
-		readN(t, peer, len(data)-len(data)/2)
+		readN(t, peer, len(rest))
 		start := time.Now()
 		g.drained()
 		if took := time.Since(start); took < lingerTime || took > lingerTime*3/2 {
@@ -184,7 +185,7 @@ func TestLingerMeasuresSilenceNotAge(t *testing.T) {
 		client, peer, _, remote := g.memBoth(1 << 10)
 		data := pattern(30 << 10)
 		sent := background(func() error { defer client.leave(); return writeOf(client, data)() })
-		client.in.fail(io.ErrClosedPipe, &ResetError{Code: proto.CodeReset, Err: syscall.EPIPE})
+		client.in.fail(io.ErrClosedPipe, syscall.EPIPE)
 		must(t, writeOf(peer, []byte("answer"))())
 		var got []byte
 		for len(got) < len(data) {
@@ -226,6 +227,47 @@ func TestLingerGivesWayToReset(t *testing.T) {
 		g.drained()
 		if time.Since(start) != 0 || !slices.Equal(remote.codes(), []proto.Code{proto.CodeRevoked}) {
 			t.Errorf("after %v, codes %v", time.Since(start), remote.codes())
+		}
+	})
+}
+
+// A peer that cancels its reading, as a QUIC stream can, may still send.
+func TestReplySurvivesPeerThatReadsNoMore(t *testing.T) {
+	for _, why := range []error{syscall.EPIPE, &ResetError{Code: proto.CodeNone}} {
+		synctest.Test(t, func(t *testing.T) { replyOfPeerThatReadsNoMore(t, why) })
+	}
+}
+
+func replyOfPeerThatReadsNoMore(t *testing.T, why error) {
+	g := newRig(t)
+	client, peer, local, _ := g.memBoth(1 << 10)
+	peer.in.fail(why, why)
+	must(t, writeOf(client, []byte("more questions"))())
+	reply := pattern(9 << 10)
+	sent := background(func() error { return errors.Join(writeOf(peer, reply)(), peer.CloseWrite()) })
+	synctest.Wait()
+	if got := readAll(t, client); !bytes.Equal(got, reply) {
+		t.Errorf("%d bytes of the reply came through", len(got))
+	}
+	must(t, <-sent)
+	must(t, client.CloseWrite())
+	g.drained()
+	if len(local.codes()) != 0 {
+		t.Errorf("reset with %v", local.codes())
+	}
+}
+
+func TestWriteThatFailsByAResetWithAReasonResetsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t)
+		client, peer, local, _ := g.memBoth(1 << 10)
+		why := &ResetError{Code: proto.CodeTargetDown}
+		peer.in.fail(why, why)
+		must(t, writeOf(client, []byte("question"))())
+		start := time.Now()
+		g.drained()
+		if time.Since(start) != 0 || !slices.Equal(local.codes(), []proto.Code{proto.CodeTargetDown}) {
+			t.Errorf("after %v, codes %v", time.Since(start), local.codes())
 		}
 	})
 }

@@ -1,0 +1,171 @@
+package command
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"p2ptun/daemon"
+	"p2ptun/home"
+)
+
+// Env is what a command has of the outside world.
+type Env struct {
+	In       io.Reader
+	Out, Err io.Writer
+	// Soft ends with the first signal, Hard with the second.
+	Soft, Hard context.Context
+}
+
+// Run runs one command line, args[0] being the program's name, and gives its
+// exit code.
+func Run(env Env, args []string) int {
+	t := &tool{Env: env}
+	app := t.app()
+	ordered, err := reorder(app, args)
+	if err == nil {
+		err = app.RunContext(env.Soft, ordered)
+	}
+	return t.fail(err)
+}
+
+// tool is one run of the program.
+type tool struct {
+	Env
+	json  bool
+	quiet bool
+	home  string // as given by --home; empty for the default
+	log   *slog.Logger
+}
+
+const description = `p2ptun makes a TCP service on one machine appear on another, by peer ID.
+
+On the machine with the service:   p2ptun listen ssh
+On the other one:                  p2ptun forward ssh 2222 PEER
+Then:                              ssh -p 2222 localhost
+
+Exit codes: 0 done, or ended by a signal after being ready; 1 failure;
+2 wrong use; 3 not allowed; 4 peer not reached; 5 peer reached, service not
+there or not answering; 6 local address taken; 7 no node running.`
+
+func (t *tool) app() *cli.App {
+	return &cli.App{
+		Name:                      "p2ptun",
+		Usage:                     "a TCP service of one machine on another, by peer ID, over libp2p",
+		Description:               description,
+		Version:                   Version,
+		HideVersion:               true,
+		Writer:                    t.Out,
+		ErrWriter:                 t.Err,
+		EnableBashCompletion:      true,
+		DisableSliceFlagSeparator: true,
+		OnUsageError:              onUsageError,
+		ExitErrHandler:            func(*cli.Context, error) {},
+		Before:                    t.before,
+		Action:                    func(c *cli.Context) error { return cli.ShowAppHelp(c) },
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "home", EnvVars: []string{"P2PTUN_HOME"}, Usage: "`DIR` of identity, rules and kept tunnels", DefaultText: home.Default()},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON, one object a line"},
+			&cli.StringFlag{Name: "log-level", Value: "warn", Usage: "debug, info, warn or error"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no notes on stderr, only errors"},
+		},
+		Commands: t.commands(),
+	}
+}
+
+func (t *tool) commands() []*cli.Command {
+	commands := []*cli.Command{
+		t.listenCommand(), t.forwardCommand(),
+		t.lsCommand(), t.closeCommand(), t.streamCommand(),
+		t.allowCommand(), t.denyCommand(), t.accessCommand(), t.peerCommand(),
+		t.idCommand(), t.pingCommand(),
+		t.daemonCommand(), t.reloadCommand(), t.stopCommand(),
+		t.completionCommand(), t.manCommand(), t.versionCommand(),
+	}
+	for _, c := range commands {
+		c.OnUsageError = onUsageError
+		for _, sub := range c.Subcommands {
+			sub.OnUsageError = onUsageError
+		}
+	}
+	return commands
+}
+
+func (t *tool) before(c *cli.Context) error {
+	t.json, t.quiet, t.home = c.Bool("json"), c.Bool("quiet"), c.String("home")
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return usagef("log level %q is none of debug, info, warn, error", c.String("log-level"))
+	}
+	t.log = slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: level}))
+	return nil
+}
+
+// dir opens the home.
+func (t *tool) dir() (home.Dir, error) {
+	path := t.home
+	if path == "" {
+		path = home.Default()
+	}
+	return home.Open(path)
+}
+
+// self is how this program is called in a command to paste.
+func (t *tool) self() string {
+	if t.home == "" || t.home == os.Getenv("P2PTUN_HOME") {
+		return "p2ptun"
+	}
+	return "p2ptun --home " + shellQuote(t.home)
+}
+
+// owner gives a client of the running node, or exit code 7.
+func (t *tool) owner(ctx context.Context) (*daemon.Client, error) {
+	dir, err := t.dir()
+	if err != nil {
+		return nil, err
+	}
+	return daemon.Find(ctx, dir)
+}
+
+// isTerminal says whether a person reads that.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// hostingFlags are those of commands that may host the node.
+func hostingFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "listen-addr", Usage: "`MULTIADDR` where libp2p listens, repeatable (default: TCP and QUIC on a port that is kept)"},
+		&cli.StringFlag{Name: "network", Usage: "who helps to find peers: `lan` (mDNS, the default) or none (given addresses only)"},
+		&cli.DurationFlag{Name: "drain", Value: 10 * time.Second, Usage: "how long live connections may finish at a stop; a second signal ends at once"},
+	}
+}
+
+// hosting reads those flags.
+func (t *tool) hosting(c *cli.Context) (daemon.Options, error) {
+	dir, err := t.dir()
+	if err != nil {
+		return daemon.Options{}, err
+	}
+	h := daemon.Hosting{ListenAddrs: c.StringSlice("listen-addr"), Network: c.String("network")}
+	switch h.Network {
+	case "", daemon.NetworkLAN, daemon.NetworkNone:
+	default:
+		return daemon.Options{}, usagef("network %q is neither lan nor none", h.Network)
+	}
+	for _, a := range h.ListenAddrs {
+		if err := checkListenAddr(a); err != nil {
+			return daemon.Options{}, err
+		}
+	}
+	if c.Duration("drain") < 0 {
+		return daemon.Options{}, usagef("drain can't be negative")
+	}
+	return daemon.Options{Home: dir, Hosting: h, Version: Version, Log: t.log}, nil
+}

@@ -1,0 +1,179 @@
+package command
+
+import (
+	"slices"
+	"strings"
+
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/urfave/cli/v2"
+	"github.com/xrash/smetrics"
+)
+
+// reorder puts flags before arguments, as urfave/cli needs them: it takes
+// flags after the first argument silently for arguments, and so would lose an
+// `--allow`. Flags of the program itself go to the front. What no command
+// knows is an error.
+func reorder(app *cli.App, args []string) ([]string, error) {
+	if len(args) > 0 && args[len(args)-1] == "--generate-bash-completion" {
+		return args, nil
+	}
+	o := ordering{global: app.Flags, commands: app.Commands}
+	if err := o.walk(args[1:]); err != nil {
+		return nil, err
+	}
+	out := append([]string{args[0]}, o.globals...)
+	out = append(out, o.path...)
+	out = append(out, o.flags...)
+	if len(o.words) > 0 {
+		out = append(append(out, "--"), o.words...)
+	}
+	return out, nil
+}
+
+type ordering struct {
+	global   []cli.Flag
+	commands []*cli.Command // that the next word may name
+	command  *cli.Command
+
+	path, globals, flags, words []string
+}
+
+func (o *ordering) walk(args []string) error {
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		if arg == "--" {
+			o.words = append(o.words, args...)
+			return nil
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			if err := o.word(arg); err != nil {
+				return err
+			}
+			continue
+		}
+		used, err := o.flag(arg, args)
+		if err != nil {
+			return err
+		}
+		args = args[used:]
+	}
+	return nil
+}
+
+// word takes a command's name or an argument.
+func (o *ordering) word(arg string) error {
+	if len(o.commands) == 0 || len(o.words) > 0 {
+		o.words = append(o.words, arg)
+		return nil
+	}
+	if arg == "help" || arg == "h" {
+		o.path, o.commands = append(o.path, arg), nil
+		return nil
+	}
+	for _, c := range o.commands {
+		if c.HasName(arg) {
+			o.path = append(o.path, arg)
+			o.command, o.commands = c, c.Subcommands
+			return nil
+		}
+	}
+	return unknownCommand(o.path, arg, o.commands)
+}
+
+// flag takes a flag, and of rest its value; it says how many of rest it used.
+func (o *ordering) flag(arg string, rest []string) (used int, err error) {
+	name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	isHelp := name == "help" || name == "h"
+	into := &o.flags
+	f := findFlag(o.commandFlags(), name)
+	if f == nil {
+		f = findFlag(o.global, name)
+		into = &o.globals
+	}
+	if f == nil && !isHelp {
+		return 0, usageHint("unknown flag "+arg, helpFor(o.path))
+	}
+	if isHelp {
+		*(&o.flags) = append(o.flags, arg)
+		return 0, nil
+	}
+	*into = append(*into, arg)
+	if _, isBool := f.(*cli.BoolFlag); isBool || hasValue {
+		return 0, nil
+	}
+	if len(rest) == 0 {
+		return 0, usageHint("flag "+arg+" needs a value", helpFor(o.path))
+	}
+	*into = append(*into, rest[0])
+	return 1, nil
+}
+
+func (o *ordering) commandFlags() []cli.Flag {
+	if o.command == nil {
+		return nil
+	}
+	return o.command.Flags
+}
+
+func findFlag(flags []cli.Flag, name string) cli.Flag {
+	for _, f := range flags {
+		if slices.Contains(f.Names(), name) {
+			return f
+		}
+	}
+	return nil
+}
+
+func helpFor(path []string) string {
+	return strings.Join(append(append([]string{"p2ptun"}, path...), "--help"), " ")
+}
+
+// unknownCommand suggests the nearest name, where one is near.
+func unknownCommand(path []string, typed string, commands []*cli.Command) error {
+	const near = 0.8
+	best, score := "", near
+	for _, c := range commands {
+		if s := smetrics.JaroWinkler(typed, c.Name, 0.7, 4); s > score {
+			best, score = c.Name, s
+		}
+	}
+	if best == "" {
+		return usageHint("unknown command "+shellQuote(typed), helpFor(path))
+	}
+	return usageHint("unknown command "+shellQuote(typed), strings.Join(append(append([]string{"p2ptun"}, path...), best), " "))
+}
+
+// wantArgs checks the number of arguments.
+func wantArgs(c *cli.Context, least, most int) error {
+	if n := c.NArg(); n < least || most >= 0 && n > most {
+		what := "too few"
+		if n > least {
+			what = "too many"
+		}
+		return usageHint(what+" arguments", "p2ptun "+c.Command.Name+" "+c.Command.ArgsUsage)
+	}
+	return nil
+}
+
+func checkListenAddr(s string) error {
+	a, err := ma.NewMultiaddr(s)
+	if err != nil {
+		return usageHint("listen address "+s+": not a multiaddr", "--listen-addr /ip4/0.0.0.0/tcp/4001")
+	}
+	_, tcp := a.ValueForProtocol(ma.P_TCP)
+	_, quic := a.ValueForProtocol(ma.P_QUIC_V1)
+	if tcp != nil && quic != nil {
+		return usageHint("listen address "+s+": neither TCP nor QUIC", "--listen-addr /ip4/0.0.0.0/udp/4001/quic-v1")
+	}
+	return nil
+}
+
+// shellQuote quotes a word for a POSIX shell where it needs that.
+func shellQuote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=+@%,"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,77 @@
+package command
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+)
+
+// The scripts ask the program itself what may come next.
+var completions = map[string]string{
+	"bash": `_p2ptun() {
+  local words
+  words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" --generate-bash-completion 2>/dev/null)
+  mapfile -t COMPREPLY < <(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}")
+}
+complete -o bashdefault -o default -F _p2ptun p2ptun
+`,
+	"zsh": `#compdef p2ptun
+_p2ptun() {
+  local -a words_next
+  words_next=("${(@f)$(${words[@]:0:$((CURRENT-1))} --generate-bash-completion 2>/dev/null)}")
+  _describe 'p2ptun' words_next
+}
+compdef _p2ptun p2ptun
+`,
+	"powershell": `Register-ArgumentCompleter -Native -CommandName p2ptun -ScriptBlock {
+  param($word, $ast, $cursor)
+  $words = $ast.CommandElements | Select-Object -Skip 1 | ForEach-Object { $_.ToString() } | Where-Object { $_ -ne $word }
+  p2ptun @words --generate-bash-completion 2>$null | Where-Object { $_ -like "$word*" } | ForEach-Object {
+    [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
+  }
+}
+`,
+}
+
+func (t *tool) completionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "completion", Usage: "print a completion script", ArgsUsage: "bash|zsh|fish|powershell",
+		Description: "For bash: source <(p2ptun completion bash)",
+		Action:      t.completion,
+	}
+}
+
+func (t *tool) completion(c *cli.Context) error {
+	if err := wantArgs(c, 1, 1); err != nil {
+		return err
+	}
+	shell := c.Args().First()
+	script, ok := completions[shell]
+	if shell == "fish" {
+		fish, err := c.App.ToFishCompletion()
+		if err != nil {
+			return err
+		}
+		script, ok = fish, true
+	}
+	if !ok {
+		return usageHint("no completion for "+shellQuote(shell), "p2ptun completion bash|zsh|fish|powershell")
+	}
+	_, err := fmt.Fprint(t.Out, script)
+	return err
+}
+
+func (t *tool) manCommand() *cli.Command {
+	return &cli.Command{
+		Name: "man", Usage: "print the manual page (troff)",
+		Description: "To read it: p2ptun man | man -l -",
+		Action: func(c *cli.Context) error {
+			page, err := c.App.ToManWithSection(1)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(t.Out, page)
+			return err
+		},
+	}
+}

@@ -1,0 +1,157 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"p2ptun/access"
+	"p2ptun/daemon"
+	"p2ptun/home"
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitNotAllowed  = 3
+	exitNotReached  = 4
+	exitNoService   = 5
+	exitAddrTaken   = 6
+	exitNoNode      = 7
+	exitInterrupted = exitFailure // by a signal, before it was ready
+)
+
+// exitError is an error with its exit code and what to type next.
+type exitError struct {
+	code int
+	err  error
+	hint string
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+func usageHint(message, hint string) error {
+	return &exitError{code: exitUsage, err: errors.New(message), hint: hint}
+}
+
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	return usageHint(err.Error(), helpFor(commandPath(c)))
+}
+
+func commandPath(c *cli.Context) []string {
+	if c.Command == nil || c.Command.Name == "" || c.Command.Name == c.App.Name {
+		return nil
+	}
+	return []string{c.Command.Name}
+}
+
+// fail prints an error with its hint and gives the exit code.
+func (t *tool) fail(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	e := t.explain(err)
+	if t.json {
+		line, _ := json.Marshal(map[string]any{"event": "error", "message": e.err.Error(), "hint": e.hint, "exit": e.code})
+		fmt.Fprintln(t.Out, string(withEventFirst(line, "error")))
+	}
+	fmt.Fprintf(t.Err, "p2ptun: error: %s\n", proto.Printable(e.err.Error(), maxShown))
+	if e.hint != "" {
+		fmt.Fprintf(t.Err, "p2ptun: hint: %s\n", e.hint)
+	}
+	return e.code
+}
+
+// maxShown bounds what is shown of an error, in bytes.
+const maxShown = 4096
+
+// explain gives any error its exit code and hint.
+func (t *tool) explain(err error) *exitError {
+	var e *exitError
+	if errors.As(err, &e) {
+		return e
+	}
+	var api *daemon.Error
+	if errors.As(err, &api) {
+		return t.explainAPI(api)
+	}
+	var line *access.LineError
+	var hinted interface{ Hint() string }
+	switch {
+	case errors.Is(err, daemon.ErrNoOwner):
+		return &exitError{exitNoNode, err, t.self() + " daemon"}
+	case errors.Is(err, daemon.ErrOwned):
+		return &exitError{exitFailure, err, t.self() + " stop"}
+	case errors.Is(err, home.ErrNoPeer):
+		return &exitError{exitUsage, err, t.self() + " peer ls"}
+	case errors.As(err, &line):
+		return &exitError{exitFailure, err, fmt.Sprintf("edit line %d of %s", line.Line, line.Path)}
+	case errors.As(err, &hinted):
+		return &exitError{exitFailure, err, hinted.Hint()}
+	case errors.Is(err, context.Canceled):
+		return &exitError{exitInterrupted, errors.New("interrupted before it was ready"), ""}
+	}
+	return &exitError{exitFailure, err, ""}
+}
+
+var apiExits = map[daemon.Code]int{
+	daemon.CodeUsage: exitUsage, daemon.CodeRefused: exitNotAllowed, daemon.CodeNotReached: exitNotReached,
+	daemon.CodeServiceDown: exitNoService, daemon.CodeNoService: exitNoService, daemon.CodeAddrTaken: exitAddrTaken,
+}
+
+func (t *tool) explainAPI(api *daemon.Error) *exitError {
+	e := &exitError{code: exitFailure, err: errors.New(api.Message), hint: api.Hint}
+	if code, ok := apiExits[api.Code]; ok {
+		e.code = code
+	}
+	switch {
+	case e.hint != "":
+	case api.Code == daemon.CodeHosting:
+		e.hint = t.self() + " stop, or leave these flags out"
+	case api.Code == daemon.CodeDuplicate || api.Code == daemon.CodeNotFound:
+		e.hint = t.self() + " ls"
+	case api.Code == daemon.CodeNotReached:
+		e.hint = "is the peer's p2ptun running? outside one LAN give an address that ends in /p2p/PEER"
+	}
+	return e
+}
+
+// explainTunnel adds what only the command knows: which tunnel it was.
+func (t *tool) explainTunnel(err error, tun registry.Tunnel, self string) error {
+	var api *daemon.Error
+	if !errors.As(err, &api) {
+		return err
+	}
+	e := t.explainAPI(api)
+	name := shellQuote(tun.Protocol)
+	switch api.Code {
+	case daemon.CodeRefused:
+		e.err = fmt.Errorf("not allowed: this machine is peer %s and asked for %s", self, tun.Protocol)
+		e.hint = fmt.Sprintf("the owner has to type: p2ptun allow %s %s", name, self)
+	case daemon.CodeServiceDown:
+		e.hint = "start the service on the peer's machine, or use --wait to bind anyway"
+	case daemon.CodeNoService:
+		e.hint = fmt.Sprintf("on the peer's machine: p2ptun listen %s TARGET", name)
+	case daemon.CodeNotReached:
+		e.hint += "; to bind anyway: --wait"
+	case daemon.CodeAddrTaken:
+		e.hint = fmt.Sprintf("%s forward %s PEER (without a port a free one is taken)", t.self(), name)
+	case daemon.CodeDuplicate:
+		if tun.Kind == registry.KindForward {
+			e.code = exitAddrTaken
+		}
+	}
+	return e
+}

@@ -1,0 +1,110 @@
+package command
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"p2ptun/daemon"
+	"p2ptun/registry"
+)
+
+// show prints one event of a foreground tunnel.
+func (t *tool) show(e daemon.Event) {
+	if t.json {
+		_ = t.printJSON(e)
+	}
+	switch e.Event {
+	case "ready":
+		t.showReady(e)
+	case "state":
+		t.showState(e)
+	case "refused":
+		t.showRefused(e)
+	case "lost":
+		t.note("%d events were lost: too many at once", e.Lost)
+	}
+}
+
+func (t *tool) showReady(e daemon.Event) {
+	if !t.json {
+		if e.Kind == string(registry.KindListen) {
+			t.showListening(e)
+		} else {
+			t.showForwarding(e)
+		}
+	}
+	if e.Warning != "" {
+		t.note("warning: %s", e.Warning)
+	}
+}
+
+func (t *tool) showState(e daemon.Event) {
+	switch {
+	case e.State == registry.StateClosed || e.State == registry.StateStarting:
+	case e.Reason == "":
+		t.note("%s: %s", e.Protocol, e.State)
+	default:
+		t.note("%s: %s: %s", e.Protocol, e.State, e.Reason)
+	}
+}
+
+// showRefused tells the owner who was not let in and how to let it in, or a
+// forwarder which connection was not carried.
+func (t *tool) showRefused(e daemon.Event) {
+	if e.ID != "" {
+		t.note("connection not carried to %s on %s: %s", e.Protocol, e.Peer, e.Reason)
+		return
+	}
+	more := ""
+	if e.Unsaid > 0 {
+		more = fmt.Sprintf(" (and %d more refusals that were not shown)", e.Unsaid)
+	}
+	t.note("refused %s, which asked for %s%s; to let it in: %s allow %s %s", e.Peer, e.Protocol, more, t.self(), shellQuote(e.Protocol), e.Peer)
+}
+
+func (t *tool) showForwarding(e daemon.Event) {
+	fmt.Fprintf(t.Out, "forwarding %s → %s on %s\n", e.Bind, e.Protocol, e.Peer)
+	switch {
+	case e.Path != "":
+		fmt.Fprintf(t.Out, "path       %s\n", pathText(e))
+	case e.Reason != "":
+		fmt.Fprintf(t.Out, "path       none yet: %s\n", e.Reason)
+	default:
+		fmt.Fprintf(t.Out, "path       none yet: %s\n", e.State)
+	}
+	if e.Path != "" && e.Reason != "" {
+		t.note("%s: %s", e.Protocol, e.Reason)
+	}
+}
+
+// pathText is `direct tcp 192.168.1.7:4001, 0.4 ms`.
+func pathText(e daemon.Event) string {
+	s := fmt.Sprintf("%s %s %s", e.Path, e.Transport, hostPortOf(e.Addr))
+	if e.RTTms > 0 {
+		s += fmt.Sprintf(", %.1f ms", e.RTTms)
+	}
+	return s
+}
+
+// keep hands a tunnel to the running node.
+func (t *tool) keep(c *cli.Context, tunnel registry.Tunnel) error {
+	if len(c.StringSlice("listen-addr")) > 0 || c.IsSet("network") || c.IsSet("drain") {
+		return usagef("--bg hands the tunnel to the running node: --listen-addr, --network and --drain are for that")
+	}
+	client, err := t.owner(c.Context)
+	if err != nil {
+		return err
+	}
+	e, err := client.Keep(c.Context, tunnel)
+	if err != nil {
+		self := ""
+		if st, serr := client.Status(c.Context); serr == nil {
+			self = st.Peer
+		}
+		return t.explainTunnel(err, tunnel, self)
+	}
+	t.show(e)
+	t.note("kept across restarts as tunnel %s; to end it: %s close %s", e.ID, t.self(), e.ID)
+	return nil
+}

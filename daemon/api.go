@@ -1,0 +1,306 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"p2ptun/access"
+	"p2ptun/node"
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// The control API: HTTP and JSON over the home's unix socket, for this user
+// alone. docs/api.md is its description.
+
+// maxRequest bounds a request's body, in bytes.
+const maxRequest = 64 << 10
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	routes := map[string]func(http.ResponseWriter, *http.Request) error{
+		"GET /status":     s.getStatus,
+		"GET /tunnels":    s.getTunnels,
+		"POST /tunnels":   s.postTunnel,
+		"DELETE /tunnels": s.deleteTunnels,
+		"GET /streams":    s.getStreams,
+		"DELETE /streams": s.deleteStreams,
+		"GET /access":     s.getAccess,
+		"POST /access":    s.postAccess,
+		"GET /events":     s.getEvents,
+		"POST /ping":      s.postPing,
+		"POST /reload":    func(w http.ResponseWriter, _ *http.Request) error { return reply(w, struct{}{}, s.reload()) },
+		"POST /stop":      s.postStop,
+	}
+	for pattern, handle := range routes {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := handle(w, r); err != nil {
+				writeError(w, err)
+			}
+		})
+	}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
+	return mux
+}
+
+var httpStatus = map[Code]int{
+	CodeUsage: http.StatusBadRequest, CodeRefused: http.StatusForbidden, CodeNotFound: http.StatusNotFound,
+	CodeAddrTaken: http.StatusConflict, CodeDuplicate: http.StatusConflict, CodeHosting: http.StatusConflict,
+	CodeNotReached: http.StatusBadGateway, CodeServiceDown: http.StatusBadGateway, CodeNoService: http.StatusBadGateway,
+	CodeStopping: http.StatusServiceUnavailable,
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	e := asError(err)
+	status := httpStatus[e.Code]
+	if status == 0 {
+		status = http.StatusInternalServerError
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(e)
+}
+
+// reply writes a result, unless err says otherwise.
+func reply(w http.ResponseWriter, v any, err error) error {
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(v)
+}
+
+// decode reads a bounded request.
+func decode(r *http.Request, v any) error {
+	d := json.NewDecoder(io.LimitReader(r.Body, maxRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return usage("request: " + err.Error())
+	}
+	return nil
+}
+
+// Status is what `GET /status` answers.
+type Status struct {
+	Peer     string            `json:"peer"`
+	Addrs    []string          `json:"addrs"`
+	Peers    []node.PeerStatus `json:"peers"`
+	Hosting  Hosting           `json:"hosting"`
+	Version  string            `json:"version"`
+	Home     string            `json:"home"`
+	Tunnels  int               `json:"tunnels"`
+	Streams  int               `json:"streams"`
+	Sessions int               `json:"sessions"`
+	// AccessError is why nobody is let in; empty when all is well.
+	AccessError string `json:"access_error,omitempty"`
+	Goroutines  int    `json:"goroutines"`
+}
+
+func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) error {
+	sessions, _ := s.Sessions()
+	st := Status{
+		Peer: s.node.ID(), Addrs: s.node.Addrs(), Peers: s.node.Peers(),
+		Hosting: s.opts.Hosting, Version: s.opts.Version, Home: string(s.opts.Home),
+		Tunnels: len(s.registry.Tunnels()), Streams: len(s.registry.Streams()), Sessions: sessions,
+		Goroutines: runtime.NumGoroutine(),
+	}
+	if err := s.access.Err(); err != nil {
+		st.AccessError = err.Error()
+	}
+	return reply(w, st, nil)
+}
+
+func (s *Server) getTunnels(w http.ResponseWriter, _ *http.Request) error {
+	list := []registry.TunnelStatus{}
+	for _, e := range s.registry.Tunnels() {
+		list = append(list, e.Status())
+	}
+	return reply(w, list, nil)
+}
+
+// deleteTunnels closes what the query selects: id (repeatable), protocol,
+// bind, target, all; drain is how long live streams may finish.
+func (s *Server) deleteTunnels(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	sel := registry.Selector{
+		IDs: q["id"], Protocol: q.Get("protocol"), Bind: q.Get("bind"), Target: q.Get("target"), All: q.Get("all") == "true",
+	}
+	var drain registry.Duration
+	if text := q.Get("drain"); text != "" {
+		if err := drain.UnmarshalText([]byte(text)); err != nil {
+			return usage("drain: " + err.Error())
+		}
+	}
+	closed := []registry.TunnelStatus{}
+	for _, e := range s.registry.Select(sel) {
+		run := s.runOf(e.Tunnel.ID)
+		if run == nil {
+			continue
+		}
+		if err := s.closeRun(run, time.Duration(drain)); err != nil {
+			return err
+		}
+		closed = append(closed, e.Status())
+		if drain == 0 {
+			<-run.done
+		}
+	}
+	return reply(w, closed, nil)
+}
+
+func (s *Server) runOf(id string) *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runs[id]
+}
+
+func (s *Server) getStreams(w http.ResponseWriter, _ *http.Request) error {
+	return reply(w, s.registry.Streams(), nil)
+}
+
+// deleteStreams resets the streams that the query selects: id (repeatable),
+// all.
+func (s *Server) deleteStreams(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	ids, err := parseIDs(q["id"])
+	if err != nil {
+		return err
+	}
+	all := q.Get("all") == "true"
+	n := s.registry.ResetStreams(func(st *registry.Stream) bool { return all || ids[st.ID()] }, proto.CodeClosed)
+	return reply(w, map[string]int{"closed": n}, nil)
+}
+
+// Access is what `GET /access` answers: the rules of the file, and those that
+// live as long as a tunnel.
+type Access struct {
+	Rules []access.Rule `json:"rules"`
+	Flags []Flag        `json:"flags"`
+}
+
+// Flag is a right that a running `listen` gives.
+type Flag struct {
+	Protocol string `json:"protocol"`
+	Peer     string `json:"peer"` // empty: any
+	Tunnel   string `json:"tunnel"`
+}
+
+func (s *Server) getAccess(w http.ResponseWriter, _ *http.Request) error {
+	rules, err := access.List(s.opts.Home.Access())
+	if err != nil {
+		return err
+	}
+	a := Access{Rules: rules, Flags: []Flag{}}
+	for _, e := range s.registry.Tunnels() {
+		if e.Tunnel.Open {
+			a.Flags = append(a.Flags, Flag{Protocol: e.Tunnel.Protocol, Tunnel: e.Tunnel.ID})
+		}
+		for _, p := range e.Tunnel.Allow {
+			a.Flags = append(a.Flags, Flag{Protocol: e.Tunnel.Protocol, Peer: p, Tunnel: e.Tunnel.ID})
+		}
+	}
+	return reply(w, a, nil)
+}
+
+// postAccess puts a rule into the file; it holds when the answer goes out.
+func (s *Server) postAccess(w http.ResponseWriter, r *http.Request) error {
+	var rule access.Rule
+	if err := decode(r, &rule); err != nil {
+		return err
+	}
+	if err := checkRule(&rule); err != nil {
+		return err
+	}
+	if err := access.Set(r.Context(), s.opts.Home.Access(), rule); err != nil {
+		return err
+	}
+	s.access.Reload()
+	return reply(w, rule, s.access.Err())
+}
+
+func checkRule(rule *access.Rule) error {
+	name, err := proto.ParseProtocol(rule.Protocol, true)
+	if err != nil {
+		return usage(err.Error())
+	}
+	p, err := proto.ParsePeer(rule.Peer)
+	if err != nil || p.ID == "" {
+		return usage("a rule needs a peer ID")
+	}
+	rule.Protocol, rule.Peer = name, p.ID.String()
+	return nil
+}
+
+// PingRequest is the body of `POST /ping`.
+type PingRequest struct {
+	// Peers are as proto.ParsePeer reads them, without names; the first that
+	// is reached is measured.
+	Peers []string `json:"peers"`
+}
+
+// PingReply is one measured round trip.
+type PingReply struct {
+	Peer  string        `json:"peer"`
+	RTTms float64       `json:"rtt_ms"`
+	Path  registry.Path `json:"path"`
+}
+
+// pingPatience is how long a peer that is not found at once is waited for.
+const pingPatience = 8 * time.Second
+
+func (s *Server) postPing(w http.ResponseWriter, r *http.Request) error {
+	var req PingRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	if len(req.Peers) == 0 || len(req.Peers) > maxPeers {
+		return usage("ping: want 1 to 32 peers")
+	}
+	var errs []error
+	for _, typed := range req.Peers {
+		got, err := s.ping(r.Context(), typed)
+		if err == nil {
+			return reply(w, got, nil)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) ping(ctx context.Context, typed string) (PingReply, error) {
+	ids, release, err := s.want(ctx, registry.Tunnel{Peers: []string{typed}})
+	if err != nil {
+		return PingReply{}, err
+	}
+	defer release()
+	var last error
+	for _, id := range ids {
+		if last = s.node.Connect(ctx, id, pingPatience); last != nil {
+			continue
+		}
+		rtt, path, err := s.node.Ping(ctx, id)
+		if err == nil {
+			return PingReply{Peer: id, RTTms: float64(rtt.Microseconds()) / 1000, Path: path}, nil
+		}
+		last = err
+	}
+	return PingReply{}, &Error{Code: CodeNotReached, Message: last.Error()}
+}
+
+// postStop has the server stopped by whoever runs it.
+func (s *Server) postStop(w http.ResponseWriter, _ *http.Request) error {
+	s.mu.Lock()
+	stop := s.stopAll
+	s.mu.Unlock()
+	err := reply(w, struct{}{}, nil)
+	_ = http.NewResponseController(w).Flush()
+	stop(StopAsked)
+	return err
+}

@@ -1,0 +1,119 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"p2ptun/home"
+)
+
+const (
+	// attachWait bounds how long an owner that is starting or stopping is
+	// waited for: a drain, and the end of all parts.
+	attachWait = 30 * time.Second
+	attachLook = 20 * time.Millisecond
+)
+
+// ErrNoOwner is returned by Find where no process owns the home.
+var ErrNoOwner = errors.New("no node is running for this home")
+
+// Find gives a client of the home's owner, or ErrNoOwner.
+func Find(ctx context.Context, dir home.Dir) (*Client, error) {
+	c, _, err := find(ctx, dir)
+	return c, err
+}
+
+func find(ctx context.Context, dir home.Dir) (*Client, Status, error) {
+	path, err := dir.Socket()
+	if err != nil {
+		return nil, Status{}, err
+	}
+	c := NewClient(path)
+	st, err := c.Status(ctx)
+	if err != nil {
+		return nil, st, errors.Join(ErrNoOwner, ctx.Err())
+	}
+	return c, st, nil
+}
+
+// Attach finds the home's owner, or becomes it: then it returns the Server as
+// well, which the caller stops. Of several at the same moment one becomes the
+// owner and the others find it. An owner that hosts otherwise than opts asks
+// is an *Error of CodeHosting.
+func Attach(ctx context.Context, opts Options) (*Client, *Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, attachWait)
+	defer cancel()
+	for {
+		c, st, err := find(ctx, opts.Home)
+		if err == nil {
+			return c, nil, checkHosting(st.Hosting, opts.Hosting)
+		}
+		if !errors.Is(err, ErrNoOwner) {
+			return nil, nil, err
+		}
+		s, err := Become(ctx, opts)
+		if err == nil {
+			c, err := Find(ctx, opts.Home)
+			return c, s, err
+		}
+		if !errors.Is(err, ErrOwned) {
+			return nil, nil, err
+		}
+		select {
+		case <-time.After(attachLook):
+		case <-ctx.Done():
+			return nil, nil, fmt.Errorf("%w, but does not answer on its control socket", ErrOwned)
+		}
+	}
+}
+
+// ErrOwned is returned by Become where another process owns the home.
+var ErrOwned = errors.New("another process runs the node of this home")
+
+// Become makes this process the owner of the home. Errors: ErrOwned.
+func Become(ctx context.Context, opts Options) (*Server, error) {
+	lock, ok, err := opts.Home.TryLock()
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, ErrOwned
+	}
+	s, err := start(ctx, opts, lock)
+	if err != nil {
+		return nil, asError(err)
+	}
+	return s, nil
+}
+
+// checkHosting: what is not asked for is not compared.
+func checkHosting(has, asked Hosting) error {
+	if asked.Network != "" && asked.Network != has.Network {
+		return &Error{Code: CodeHosting, Message: fmt.Sprintf("the running node has --network %s, not %s", has.Network, asked.Network)}
+	}
+	if len(asked.ListenAddrs) > 0 && !slices.Equal(asked.ListenAddrs, has.ListenAddrs) {
+		return &Error{Code: CodeHosting, Message: fmt.Sprintf("the running node listens on %v, not %v", has.ListenAddrs, asked.ListenAddrs)}
+	}
+	return nil
+}
+
+// AwaitEnd returns when no process owns the home any more.
+func AwaitEnd(ctx context.Context, dir home.Dir) error {
+	for {
+		lock, free, err := dir.TryLock()
+		if err != nil {
+			return err
+		}
+		if free {
+			return lock.Release()
+		}
+		select {
+		case <-time.After(attachLook):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

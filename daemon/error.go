@@ -1,0 +1,75 @@
+package daemon
+
+import (
+	"errors"
+
+	"p2ptun/forward"
+	"p2ptun/home"
+	"p2ptun/registry"
+)
+
+// Code tells errors of the control API apart; command has an exit code and a
+// hint for each.
+type Code string
+
+const (
+	CodeFailed      Code = "failed"
+	CodeUsage       Code = "usage"        // the request can't be meant
+	CodeRefused     Code = "refused"      // the peer does not let us in
+	CodeNotReached  Code = "not-reached"  // no way to the peer
+	CodeServiceDown Code = "service-down" // the peer's service does not answer
+	CodeNoService   Code = "no-service"   // the peer has no such service
+	CodeAddrTaken   Code = "addr-taken"   // the local address is in use
+	CodeDuplicate   Code = "duplicate"    // such a tunnel exists
+	CodeNotFound    Code = "not-found"
+	CodeHosting     Code = "hosting" // the owner hosts otherwise than asked
+	CodeState       Code = "state"   // a file of the home can't be used
+	CodeStopping    Code = "stopping"
+)
+
+// Error is an error as the control API tells it.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	// Hint is what to type or do next, where the daemon knows better than the
+	// command.
+	Hint string `json:"hint,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+var codes = []struct {
+	err  error
+	code Code
+}{
+	{forward.ErrAddrTaken, CodeAddrTaken},
+	{forward.ErrRefused, CodeRefused},
+	{forward.ErrServiceDown, CodeServiceDown},
+	{forward.ErrNoService, CodeNoService},
+	{forward.ErrNotReached, CodeNotReached},
+	{registry.ErrDuplicate, CodeDuplicate},
+	{home.ErrNoPeer, CodeNotFound},
+}
+
+// asError gives any error its code.
+func asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	e = &Error{Code: CodeFailed, Message: err.Error()}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			e.Code = c.code
+			break
+		}
+	}
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		e.Hint = hinted.Hint()
+		e.Code = CodeState
+	}
+	return e
+}
+
+func usage(message string) *Error { return &Error{Code: CodeUsage, Message: message} }

@@ -1,0 +1,94 @@
+package daemon
+
+import (
+	"fmt"
+
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// Normalize checks a tunnel's description and brings its addresses and peers
+// into their normal form: what the command line, the control API and the file
+// of kept tunnels all go through. Errors are of CodeUsage.
+func Normalize(t *registry.Tunnel) error {
+	name, err := proto.ParseProtocol(t.Protocol, t.Custom)
+	if err != nil {
+		return usage(err.Error())
+	}
+	t.Protocol = name
+	if t.Silence < 0 || t.DialTimeout < 0 {
+		return usage("a duration can't be negative")
+	}
+	switch t.Kind {
+	case registry.KindListen:
+		return normalizeListen(t)
+	case registry.KindForward:
+		return normalizeForward(t)
+	}
+	return usage(fmt.Sprintf("kind is %q, want listen or forward", t.Kind))
+}
+
+func normalizeListen(t *registry.Tunnel) error {
+	if t.Bind != "" || len(t.Peers) > 0 || t.Wait || t.DialTimeout != 0 {
+		return usage("bind, peers, wait and dial_timeout are for a forward")
+	}
+	target, err := proto.ParseTarget(t.Target)
+	if err != nil {
+		return usage(err.Error())
+	}
+	t.Target = target.String()
+	if t.Open && len(t.Allow) > 0 {
+		return usage("open lets everybody in: allow says nothing beside it")
+	}
+	for i, typed := range t.Allow {
+		p, err := proto.ParsePeer(typed)
+		if err != nil {
+			return usage(err.Error())
+		}
+		if p.ID == "" {
+			return usage(fmt.Sprintf("allow %s: want a peer ID", typed))
+		}
+		t.Allow[i] = p.ID.String()
+	}
+	return nil
+}
+
+// maxPeers bounds the peers of one forward.
+const maxPeers = 32
+
+func normalizeForward(t *registry.Tunnel) error {
+	if t.Target != "" || t.Open || len(t.Allow) > 0 || t.ReportPeerID {
+		return usage("target, open, allow and report_peer_id are for a listen")
+	}
+	bind, err := proto.ParseBind(t.Bind)
+	if err != nil {
+		return usage(err.Error())
+	}
+	t.Bind = bind.String()
+	if len(t.Peers) == 0 || len(t.Peers) > maxPeers {
+		return usage(fmt.Sprintf("a forward has 1 to %d peers", maxPeers))
+	}
+	for i, typed := range t.Peers {
+		p, err := proto.ParsePeer(typed)
+		if err != nil {
+			return usage(err.Error())
+		}
+		if t.Peers[i], err = peerText(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peerText is the normal form of a peer: a multiaddr.
+func peerText(p proto.Peer) (string, error) {
+	switch {
+	case p.Name != "":
+		return "", usage(fmt.Sprintf("peer %s: a name is for the command line; give its addresses", p.Name))
+	case p.DNSAddr != nil:
+		return p.DNSAddr.String(), nil
+	case len(p.Addrs) == 0:
+		return "/p2p/" + p.ID.String(), nil
+	}
+	return p.Addrs[0].String() + "/p2p/" + p.ID.String(), nil
+}

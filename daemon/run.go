@@ -1,0 +1,296 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"p2ptun/forward"
+	"p2ptun/node"
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// endCause ends a tunnel: its live streams may finish for as long as drain.
+type endCause struct {
+	drain  time.Duration
+	reason string
+}
+
+func (c *endCause) Error() string { return c.reason }
+
+// Why a tunnel ended, as its command is told.
+const (
+	EndClosed   = "closed"   // by `p2ptun close`, or its own command
+	EndStopped  = "stopped"  // the node was told to stop
+	EndHandover = "handover" // the node ends; the command may take over
+)
+
+// retryMin and retryMax are the pauses between attempts to open a kept tunnel
+// that can't be opened: its address is taken, for one.
+const (
+	retryMin = time.Second
+	retryMax = 30 * time.Second
+)
+
+// run is a tunnel that is being served.
+type run struct {
+	entry *registry.Entry
+	ready chan struct{} // closed when it works
+	done  chan struct{} // closed when it has ended; err is set then
+	err   error         // why it could not be opened
+	warn  string        // what is missing although it works
+
+	// persists: a kept tunnel is opened again and again where it can't be.
+	persists bool
+}
+
+// open registers a tunnel and serves it until ctx ends or it is closed. The
+// outcome is in the run's channels.
+func (s *Server) open(ctx context.Context, t registry.Tunnel, persists bool) (*run, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return nil, &Error{Code: CodeStopping, Message: "the node is stopping"}
+	}
+	e, err := s.registry.Register(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{entry: e, ready: make(chan struct{}), done: make(chan struct{}), persists: persists}
+	s.runs[e.Tunnel.ID] = r
+	s.tasks.Go(func() { s.serve(r) })
+	return r, nil
+}
+
+// serve is the life of one tunnel.
+func (s *Server) serve(r *run) {
+	defer close(r.done)
+	r.err = s.serveOnce(r)
+	for backoff := retryMin; r.err != nil && r.persists && r.entry.Context().Err() == nil; backoff = min(2*backoff, retryMax) {
+		r.entry.SetState(registry.StateRetrying, r.err.Error())
+		select {
+		case <-time.After(backoff):
+		case <-r.entry.Context().Done():
+		}
+		r.err = s.serveOnce(r)
+	}
+	s.finish(r)
+}
+
+func (s *Server) serveOnce(r *run) error {
+	if r.entry.Tunnel.Kind == registry.KindListen {
+		return s.serveListen(r)
+	}
+	return s.serveForward(r)
+}
+
+// finish lets live streams end, and takes the tunnel out.
+func (s *Server) finish(r *run) {
+	code := proto.CodeClosed
+	var end *endCause
+	if errors.As(context.Cause(r.entry.Context()), &end) && end.drain > 0 {
+		ctx, cancel := context.WithTimeout(s.ctx, end.drain)
+		_ = s.registry.Drain(ctx, func(st *registry.Stream) bool { return st.Entry() == r.entry })
+		cancel()
+	}
+	if end != nil && end.reason != EndClosed {
+		code = proto.CodeStopped
+	}
+	s.registry.Deregister(r.entry, code)
+	s.mu.Lock()
+	delete(s.runs, r.entry.Tunnel.ID)
+	s.mu.Unlock()
+}
+
+// endReason says why a run has ended, for its command.
+func (r *run) endReason() string {
+	var end *endCause
+	if errors.As(context.Cause(r.entry.Context()), &end) {
+		return end.reason
+	}
+	return EndClosed
+}
+
+func (r *run) markReady(warn string) {
+	select {
+	case <-r.ready:
+	default:
+		r.warn = warn
+		close(r.ready)
+	}
+}
+
+func (s *Server) serveListen(r *run) error {
+	t := r.entry.Tunnel
+	endLoan := s.access.Lend(t.Protocol, t.Allow, t.Open)
+	defer endLoan()
+	if !strings.HasPrefix(t.Protocol, proto.Namespace) {
+		defer s.node.Offer(t.Protocol)()
+	}
+	s.listens.Run(r.entry, func(target error) {
+		warn := ""
+		if target != nil {
+			warn = target.Error()
+		}
+		r.markReady(warn)
+	})
+	return nil
+}
+
+func (s *Server) serveForward(r *run) error {
+	t := r.entry.Tunnel
+	ctx := r.entry.Context()
+	peers, release, err := s.want(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer release()
+	f := &forward.Forward{
+		Registry:  s.registry,
+		Entry:     r.entry,
+		Peers:     peers,
+		Open:      s.node.Open,
+		Ask:       s.node.Ask,
+		CannotAsk: func(err error) bool { return errors.Is(err, node.ErrCannotAsk) },
+		Connect:   s.node.Connect,
+		Watch:     s.node.Watch,
+		Hold:      s.node.Hold,
+		Failed:    func(origin, peer, reason string) { s.forwardFailed(t, origin, peer, reason) },
+	}
+	if err := f.Bind(); err != nil {
+		return err
+	}
+	if !t.Wait {
+		if err := f.Prove(ctx); err != nil {
+			f.Unbind()
+			return err
+		}
+	}
+	r.markReady("")
+	f.Serve()
+	return nil
+}
+
+// want resolves the peers of a forward and keeps their addresses for as long
+// as the tunnel lives.
+func (s *Server) want(ctx context.Context, t registry.Tunnel) (ids []string, release func(), err error) {
+	var ends []func()
+	release = func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+	for _, typed := range t.Peers {
+		peers, err := node.Resolve(ctx, typed)
+		if err != nil {
+			release()
+			return nil, nil, fmt.Errorf("%w: %w", forward.ErrNotReached, err)
+		}
+		for _, p := range peers {
+			end, err := s.node.Want(p)
+			if err != nil {
+				release()
+				return nil, nil, usage(err.Error())
+			}
+			ends = append(ends, end)
+			ids = appendNew(ids, p.ID)
+		}
+	}
+	return ids, release, nil
+}
+
+func appendNew(ids []string, id string) []string {
+	for _, have := range ids {
+		if have == id {
+			return ids
+		}
+	}
+	return append(ids, id)
+}
+
+func (s *Server) forwardFailed(t registry.Tunnel, origin, peer, reason string) {
+	s.registry.Events.Publish(registry.RefusedEvent{
+		Time: time.Now(), Tunnel: t.ID, Protocol: t.Protocol, Peer: peer, Reason: origin + ": " + reason,
+	})
+}
+
+// startKept opens the tunnels of the book, each as with --wait.
+func (s *Server) startKept(context.Context) error {
+	kept := s.book.list()
+	s.registry.ReserveIDs(lastID(kept))
+	for _, t := range kept {
+		if err := s.openKept(t); err != nil {
+			s.log.Warn("kept tunnel", "id", t.ID, "err", err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) openKept(t registry.Tunnel) error {
+	t.Keep = true
+	t.Wait = true
+	_, err := s.open(s.ctx, t, true)
+	return err
+}
+
+// stopRuns ends tunnels that are still there, without a drain.
+func (s *Server) stopRuns(context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	runs := make([]*run, 0, len(s.runs))
+	for _, r := range s.runs {
+		runs = append(runs, r)
+	}
+	s.mu.Unlock()
+	for _, r := range runs {
+		r.entry.Close(&endCause{reason: EndStopped})
+	}
+	for _, r := range runs {
+		<-r.done
+	}
+	return nil
+}
+
+// closeRun ends a tunnel, and forgets it where it was kept: first on disk.
+func (s *Server) closeRun(r *run, drain time.Duration) error {
+	if r.entry.Tunnel.Keep {
+		if err := s.book.remove(r.entry.Tunnel.ID); err != nil {
+			return err
+		}
+	}
+	r.entry.Close(&endCause{drain: drain, reason: EndClosed})
+	return nil
+}
+
+// reload rereads what a person may have edited: access rules and kept tunnels.
+func (s *Server) reload() error {
+	s.access.Reload()
+	if err := s.book.reload(); err != nil {
+		return err
+	}
+	want := map[string]registry.Tunnel{}
+	for _, t := range s.book.list() {
+		want[t.ID] = t
+	}
+	s.mu.Lock()
+	var gone []*run
+	for id, r := range s.runs {
+		if _, kept := want[id]; r.entry.Tunnel.Keep && !kept {
+			gone = append(gone, r)
+		}
+		delete(want, id)
+	}
+	s.mu.Unlock()
+	for _, r := range gone {
+		r.entry.Close(&endCause{reason: EndClosed})
+		<-r.done
+	}
+	var errs []error
+	for _, t := range want {
+		errs = append(errs, s.openKept(t))
+	}
+	return errors.Join(append(errs, s.access.Err())...)
+}

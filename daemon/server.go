@@ -1,0 +1,267 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"p2ptun/access"
+	"p2ptun/home"
+	"p2ptun/listen"
+	"p2ptun/node"
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// Hosting is how the owner of a home runs its node.
+type Hosting struct {
+	// ListenAddrs are multiaddrs; empty for the default.
+	ListenAddrs []string `json:"listen_addrs,omitempty"`
+	// Network is who helps to find peers: lan or none.
+	Network string `json:"network,omitempty"`
+}
+
+// The networks.
+const (
+	NetworkLAN  = "lan"
+	NetworkNone = "none"
+)
+
+// Options are what a Server is made from.
+type Options struct {
+	Home    home.Dir
+	Hosting Hosting
+	Version string
+	Log     *slog.Logger // if nil, nothing is logged
+}
+
+// Server owns a home: its node, its tunnels, its control socket.
+type Server struct {
+	opts     Options
+	log      *slog.Logger
+	registry *registry.Registry
+	access   *access.Table
+	node     *node.Node
+	listens  *listen.Service
+	refusals *refusals
+	book     book
+	metrics  *prometheus.Registry
+	sequence registry.Sequence
+	api      *http.Server
+	closing  chan struct{} // closed when the control socket is about to close
+
+	ctx    context.Context // ends when everything is to end at once
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	mu       sync.Mutex
+	stopping bool
+	handover bool             // attached commands take over after the end
+	runs     map[string]*run  // by tunnel id
+	sessions int              // commands with a tunnel that lives as long as they
+	changed  chan struct{}    // closed when sessions changes
+	stopAll  func(StopReason) // asks whoever runs the server to stop it
+}
+
+// StopReason says who asked the server to stop.
+type StopReason string
+
+const StopAsked StopReason = "p2ptun stop"
+
+// start makes the server, whose lock is held, and starts everything in order.
+func start(ctx context.Context, opts Options, lock *home.Lock) (*Server, error) {
+	s := &Server{opts: opts, log: opts.Log, registry: registry.New(), runs: map[string]*run{}, changed: make(chan struct{}), closing: make(chan struct{})}
+	if s.opts.Hosting.Network == "" {
+		s.opts.Hosting.Network = NetworkLAN
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	s.stopAll = func(StopReason) {}
+	err := s.sequence.Start(s.ctx,
+		registry.Part{Name: "lock", Start: nothing, Stop: func(context.Context) error { return lock.Release() }},
+		registry.Part{Name: "book", Start: s.startBook},
+		registry.Part{Name: "access", Start: s.startAccess},
+		registry.Part{Name: "node", Start: s.startNode, Stop: func(context.Context) error { return s.node.Close() }},
+		registry.Part{Name: "tasks", Start: s.startTasks, Stop: s.stopTasks},
+		registry.Part{Name: "tunnels", Start: s.startKept, Stop: s.stopRuns},
+		registry.Part{Name: "control socket", Start: s.startSocket, Stop: s.stopSocket},
+	)
+	if err != nil {
+		s.cancel()
+		return nil, err
+	}
+	return s, nil
+}
+
+func nothing(context.Context) error { return nil }
+
+func (s *Server) startBook(context.Context) error {
+	s.book.path = s.opts.Home.Tunnels()
+	return s.book.reload()
+}
+
+func (s *Server) startAccess(context.Context) error {
+	s.access = access.New(s.opts.Home.Access(), s.accessChanged)
+	return nil
+}
+
+func (s *Server) startNode(ctx context.Context) error {
+	n, err := node.New(ctx, node.Config{
+		KeyPath:     s.opts.Home.Key(),
+		PortPath:    s.opts.Home.Port(),
+		ListenAddrs: s.opts.Hosting.ListenAddrs,
+		LAN:         s.opts.Hosting.Network != NetworkNone,
+		Trusted:     s.access.Known,
+		Log:         s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.node = n
+	s.mu.Unlock()
+	s.refusals = newRefusals(s.registry.Events)
+	s.listens = &listen.Service{
+		Registry: s.registry,
+		Allowed:  s.access.Allowed,
+		Refused:  s.refusals.add,
+		Hold:     n.Hold,
+	}
+	n.Handle(s.listens.Serve)
+	n.HandleAsk(func(_ context.Context, peer, protocol string) proto.Verdict {
+		return s.listens.Answer(peer, protocol)
+	})
+	return nil
+}
+
+func (s *Server) startTasks(context.Context) error {
+	s.metrics = prometheus.NewRegistry()
+	s.tasks.Go(func() { _ = s.access.Serve(s.ctx) })
+	return s.metrics.Register(s.registry)
+}
+
+// stopTasks ends what still runs: streams that outlived the drain, and the
+// server's own goroutines.
+func (s *Server) stopTasks(context.Context) error {
+	s.cancel()
+	s.registry.ResetStreams(func(*registry.Stream) bool { return true }, proto.CodeStopped)
+	s.tasks.Wait()
+	s.registry.Wait()
+	return nil
+}
+
+// accessChanged takes back what is no longer allowed: at once, on streams that
+// live.
+func (s *Server) accessChanged() {
+	s.mu.Lock()
+	n := s.node
+	s.mu.Unlock()
+	if n == nil {
+		return // not started yet
+	}
+	s.registry.ResetStreams(func(st *registry.Stream) bool {
+		t := st.Entry().Tunnel
+		return t.Kind == registry.KindListen && !s.access.Allowed(st.Peer, t.Protocol)
+	}, proto.CodeRevoked)
+	n.RefreshLimits()
+}
+
+func (s *Server) startSocket(context.Context) error {
+	path, err := s.opts.Home.Socket()
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("old control socket: %w", err) // we have the lock: nobody answers there
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return err
+	}
+	s.api = &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return s.ctx },
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	s.tasks.Go(func() { _ = s.api.Serve(l) })
+	return nil
+}
+
+// lastWords bounds how long commands are given to read how things ended.
+const lastWords = 2 * time.Second
+
+func (s *Server) stopSocket(ctx context.Context) error {
+	close(s.closing)
+	ctx, cancel := context.WithTimeout(ctx, lastWords)
+	defer cancel()
+	_ = s.api.Shutdown(ctx)
+	return s.api.Close()
+}
+
+// OnStop says what to call when somebody asks for the server's end over the
+// control socket. It must not block.
+func (s *Server) OnStop(f func(StopReason)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopAll = f
+}
+
+// Stop ends the server: no new connection is taken, live streams may finish
+// for as long as drain, then all ends, in the opposite order of the start.
+// With handover, attached commands take the home over; without, they end. A
+// Kill meanwhile ends the drain.
+func (s *Server) Stop(drain time.Duration, handover bool) error {
+	s.mu.Lock()
+	s.stopping, s.handover = true, handover
+	runs := make([]*run, 0, len(s.runs))
+	for _, r := range s.runs {
+		runs = append(runs, r)
+	}
+	s.mu.Unlock()
+	cause := &endCause{drain: drain, reason: EndStopped}
+	if handover {
+		cause.reason = EndHandover
+	}
+	for _, r := range runs {
+		r.entry.Close(cause)
+	}
+	for _, r := range runs {
+		<-r.done
+	}
+	return s.sequence.Stop(context.WithoutCancel(s.ctx))
+}
+
+// Kill makes a Stop that is under way end at once.
+func (s *Server) Kill() { s.cancel() }
+
+// Sessions counts the commands whose tunnels live here, and gives a channel
+// that is closed when that changes.
+func (s *Server) Sessions() (n int, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sessions, s.changed
+}
+
+func (s *Server) addSession(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions += by
+	close(s.changed)
+	s.changed = make(chan struct{})
+}

@@ -1,0 +1,255 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"p2ptun/registry"
+)
+
+// Event is one line of a response that carries events. Which fields are set
+// depends on Event: ready, state, stream, refused, lost, end.
+type Event struct {
+	Event     string                 `json:"event"`
+	Kind      string                 `json:"kind,omitempty"`
+	ID        string                 `json:"id,omitempty"`
+	Protocol  string                 `json:"protocol,omitempty"`
+	Target    string                 `json:"target,omitempty"`
+	Bind      string                 `json:"bind,omitempty"`
+	Peer      string                 `json:"peer,omitempty"`
+	Addrs     []string               `json:"addrs,omitempty"`
+	Access    string                 `json:"access,omitempty"`  // open, closed
+	Allowed   int                    `json:"allowed,omitempty"` // peers
+	Path      string                 `json:"path,omitempty"`    // direct, relayed
+	Transport string                 `json:"transport,omitempty"`
+	Addr      string                 `json:"addr,omitempty"`
+	RTTms     float64                `json:"rtt_ms,omitempty"`
+	State     registry.State         `json:"state,omitempty"`
+	Reason    string                 `json:"reason,omitempty"`
+	Warning   string                 `json:"warning,omitempty"`
+	Op        string                 `json:"op,omitempty"`
+	Stream    *registry.StreamStatus `json:"stream,omitempty"`
+	Unsaid    int64                  `json:"unsaid,omitempty"`
+	Lost      uint64                 `json:"lost,omitempty"`
+}
+
+// eventQueue bounds the events that wait for a slow reader.
+const eventQueue = 1024
+
+// postTunnel opens a tunnel. A kept one is on disk when the answer goes out,
+// one line. The response of any other stays open, carries the tunnel's events
+// and, when the client goes, takes the tunnel with it.
+func (s *Server) postTunnel(w http.ResponseWriter, r *http.Request) error {
+	var t registry.Tunnel
+	if err := decode(r, &t); err != nil {
+		return err
+	}
+	if err := Normalize(&t); err != nil {
+		return err
+	}
+	sub, err := registry.Subscribe[registry.Event](s.registry.Events, "command", eventQueue)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	life := r.Context()
+	if t.Keep {
+		life = s.ctx
+	}
+	run, err := s.open(life, t, false)
+	if err != nil {
+		return err
+	}
+	if err := s.awaitReady(r.Context(), run); err != nil {
+		return err
+	}
+	if t.Keep {
+		return s.keep(w, run)
+	}
+	s.addSession(1)
+	defer s.addSession(-1)
+	return s.tell(w, run, sub)
+}
+
+// awaitReady returns when the tunnel works, or why it does not; then it is
+// gone.
+func (s *Server) awaitReady(ctx context.Context, r *run) error {
+	select {
+	case <-r.ready:
+		return nil
+	case <-r.done:
+	case <-ctx.Done():
+		r.entry.Close(ctx.Err())
+		<-r.done
+	}
+	if r.err != nil {
+		return r.err
+	}
+	return fmt.Errorf("tunnel %s: %w", r.entry.Tunnel.ID, registry.ErrClosed)
+}
+
+// keep writes the tunnel into the book before it says that it is kept.
+func (s *Server) keep(w http.ResponseWriter, r *run) error {
+	t := r.entry.Tunnel
+	if err := s.book.add(t); err != nil {
+		r.entry.Close(err)
+		<-r.done
+		return err
+	}
+	return reply(w, s.readyEvent(r), nil)
+}
+
+// tell writes the tunnel's events until it ends.
+func (s *Server) tell(w http.ResponseWriter, r *run, sub *registry.Subscription[registry.Event]) error {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := lineWriter{w: w}
+	out.write(s.readyEvent(r))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
+	defer cancel()
+	go func() {
+		<-r.done
+		cancel()
+	}()
+	for out.err == nil {
+		e, lost, err := sub.Next(ctx)
+		if err != nil {
+			break
+		}
+		if lost > 0 {
+			out.write(Event{Event: "lost", Lost: lost})
+		}
+		if line, ours := eventOf(e, r.entry); ours {
+			out.write(line)
+		}
+	}
+	if out.err != nil {
+		r.entry.Close(out.err)
+	}
+	<-r.done
+	out.write(Event{Event: "end", ID: r.entry.Tunnel.ID, Reason: r.endReason()})
+	return nil
+}
+
+// lineWriter writes an event a line and sends it at once.
+type lineWriter struct {
+	w   http.ResponseWriter
+	err error
+}
+
+func (l *lineWriter) write(e Event) {
+	if l.err != nil {
+		return
+	}
+	if l.err = json.NewEncoder(l.w).Encode(e); l.err == nil {
+		l.err = http.NewResponseController(l.w).Flush()
+	}
+}
+
+// readyEvent is the first line: what works now.
+func (s *Server) readyEvent(r *run) Event {
+	st := r.entry.Status()
+	e := Event{
+		Event: "ready", Kind: string(st.Kind), ID: st.ID, Protocol: st.Protocol, Bind: st.Bind, Target: st.Target,
+		Peer: st.Peer, State: st.State, Reason: st.Reason, Warning: r.warn,
+	}
+	if st.Kind == registry.KindListen {
+		var open bool
+		e.Peer, e.Addrs, e.Access = s.node.ID(), s.node.Addrs(), "closed"
+		if e.Allowed, open = s.access.Peers(st.Protocol); open {
+			e.Access = "open"
+		}
+		if err := s.access.Err(); err != nil {
+			e.Warning = "nobody is let in: " + err.Error()
+		}
+		return e
+	}
+	s.describePath(&e)
+	return e
+}
+
+// describePath adds the way to the peer, and measures it.
+func (s *Server) describePath(e *Event) {
+	path, ok := s.node.Path(e.Peer)
+	if !ok {
+		return
+	}
+	e.Path, e.Transport, e.Addr = "direct", path.Transport, path.Addr
+	if path.Relayed {
+		e.Path = "relayed"
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, lastWords)
+	defer cancel()
+	if rtt, _, err := s.node.Ping(ctx, e.Peer); err == nil {
+		e.RTTms = float64(rtt.Microseconds()) / 1000
+	}
+}
+
+// eventOf turns an event of the registry into a line; ours says whether it
+// concerns that tunnel. A nil entry takes all.
+func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
+	switch e := e.(type) {
+	case registry.TunnelEvent:
+		t := e.Tunnel
+		line = Event{
+			Event: "state", Kind: string(t.Kind), ID: t.ID, Protocol: t.Protocol, Target: t.Target, Bind: t.Bind,
+			Peer: t.Peer, State: t.State, Reason: t.Reason,
+		}
+		return line, entry == nil || t.ID == entry.Tunnel.ID
+	case registry.StreamEvent:
+		line = Event{Event: "stream", ID: e.Stream.Tunnel, Op: string(e.Op), Stream: &e.Stream}
+		return line, entry == nil || e.Stream.Tunnel == entry.Tunnel.ID
+	case registry.RefusedEvent:
+		line = Event{Event: "refused", ID: e.Tunnel, Protocol: e.Protocol, Peer: e.Peer, Reason: e.Reason, Unsaid: e.Unsaid}
+		listens := entry != nil && e.Tunnel == "" && entry.Tunnel.Kind == registry.KindListen && entry.Tunnel.Protocol == e.Protocol
+		return line, entry == nil || listens || e.Tunnel != "" && e.Tunnel == entry.Tunnel.ID
+	}
+	return Event{}, false
+}
+
+// getEvents carries all events of the node until the client or the node ends.
+func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
+	sub, err := registry.Subscribe[registry.Event](s.registry.Events, "events", eventQueue)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := lineWriter{w: w}
+	_ = http.NewResponseController(w).Flush()
+	for out.err == nil {
+		e, lost, err := sub.Next(ctx)
+		if err != nil {
+			return nil
+		}
+		if lost > 0 {
+			out.write(Event{Event: "lost", Lost: lost})
+		}
+		line, _ := eventOf(e, nil)
+		out.write(line)
+	}
+	return nil
+}
+
+func parseIDs(texts []string) (map[uint64]bool, error) {
+	ids := map[uint64]bool{}
+	for _, text := range texts {
+		id, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return nil, usage(fmt.Sprintf("stream id %q is not a number", text))
+		}
+		ids[id] = true
+	}
+	return ids, nil
+}

@@ -1,0 +1,88 @@
+package registry
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"p2ptun/proto"
+)
+
+// Path says over what a stream runs, taken from its own connection.
+type Path struct {
+	Relayed   bool   `json:"relayed"`
+	Relay     string `json:"relay,omitempty"` // the relay's peer ID
+	Transport string `json:"transport"`       // tcp, quic
+	Addr      string `json:"addr"`            // the peer's, or the relay's, multiaddr
+}
+
+// Incoming is a stream that a peer has opened. Its receiver owns End.
+type Incoming struct {
+	Peer     string
+	Protocol string // as the peer sent it
+	Path     Path
+	End      End
+}
+
+// Stream is one forwarded connection in the table, from Pipe until both ways
+// have ended.
+type Stream struct {
+	// Set by the caller of Pipe.
+	Peer     string
+	Path     Path
+	Origin   string // the local client's or target's address
+	OnClosed func(StreamStatus)
+
+	id      uint64
+	entry   *Entry
+	opened  time.Time
+	local   End
+	remote  End
+	in, out atomic.Int64
+
+	mu       sync.Mutex
+	ended    int // ways that have ended
+	aborted  bool
+	code     proto.Code
+	aborting chan struct{} // closed by the abort; nil while nobody waits for it
+	silence  *watchdog
+}
+
+// StreamStatus is what `stream ls` shows at one moment. In is from the peer to
+// the local side, out the other way.
+type StreamStatus struct {
+	ID       uint64    `json:"id"`
+	Tunnel   string    `json:"tunnel"`
+	Kind     Kind      `json:"kind"`
+	Protocol string    `json:"protocol"`
+	Peer     string    `json:"peer"`
+	Origin   string    `json:"origin"`
+	Path     Path      `json:"path"`
+	Opened   time.Time `json:"opened"`
+	BytesIn  int64     `json:"bytes_in"`
+	BytesOut int64     `json:"bytes_out"`
+	Reset    string    `json:"reset,omitempty"` // why it was reset; empty while live and after a clean end
+
+	Code proto.Code `json:"-"`
+}
+
+// ID is unique in this process.
+func (s *Stream) ID() uint64 { return s.id }
+
+// Entry is the tunnel that the stream belongs to.
+func (s *Stream) Entry() *Entry { return s.entry }
+
+// Status is the stream at this moment.
+func (s *Stream) Status() StreamStatus {
+	st := StreamStatus{
+		ID: s.id, Tunnel: s.entry.Tunnel.ID, Kind: s.entry.Tunnel.Kind, Protocol: s.entry.Tunnel.Protocol,
+		Peer: s.Peer, Origin: s.Origin, Path: s.Path, Opened: s.opened,
+		BytesIn: s.in.Load(), BytesOut: s.out.Load(),
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.aborted {
+		st.Reset, st.Code = s.code.String(), s.code
+	}
+	return st
+}
