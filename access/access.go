@@ -46,6 +46,7 @@ type stamp struct {
 	size int64
 	mode fs.FileMode
 	file fs.FileInfo
+	gone bool // not there; else, without a file, it can't be looked at
 }
 
 // New makes a table of the rules in the file at path; a file that is not there
@@ -166,13 +167,13 @@ func (t *Table) stale() bool {
 func stampOf(path string) stamp {
 	info, err := os.Stat(path)
 	if err != nil {
-		return stamp{}
+		return stamp{gone: errors.Is(err, fs.ErrNotExist)}
 	}
 	return stamp{mod: info.ModTime(), size: info.Size(), mode: info.Mode(), file: info}
 }
 
 func (s stamp) same(o stamp) bool {
-	return s.mod.Equal(o.mod) && s.size == o.size && s.mode == o.mode &&
+	return s.mod.Equal(o.mod) && s.size == o.size && s.mode == o.mode && s.gone == o.gone &&
 		(s.file == nil) == (o.file == nil) && (s.file == nil || os.SameFile(s.file, o.file))
 }
 
@@ -230,8 +231,8 @@ func read(path string, now time.Time) (map[grant]Rule, error) {
 }
 
 // table makes the rules of a file: a deny wins over an allow of the same peer
-// and protocol, whatever their order; else the later line wins. Expired lines
-// count for nothing.
+// and protocol, whatever their order; of two of a kind the one that lasts
+// longer wins. Expired lines count for nothing.
 func table(lines []line, now time.Time) map[grant]Rule {
 	rules := map[grant]Rule{}
 	for _, l := range lines {
@@ -239,9 +240,17 @@ func table(lines []line, now time.Time) map[grant]Rule {
 			continue
 		}
 		g := grant{l.rule.Protocol, l.rule.Peer}
-		if old, there := rules[g]; !there || old.Allow {
+		if old, there := rules[g]; !there || l.rule.beats(old) {
 			rules[g] = *l.rule
 		}
 	}
 	return rules
+}
+
+// beats says which of two rules about the same thing counts.
+func (r Rule) beats(old Rule) bool {
+	if r.Allow != old.Allow {
+		return old.Allow
+	}
+	return !old.Until.IsZero() && (r.Until.IsZero() || r.Until.After(old.Until))
 }

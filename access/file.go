@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +16,7 @@ import (
 )
 
 // The file: one rule a line, `allow|deny PROTOCOL PEER [until=TIME]`, with TIME
-// as in RFC 3339; `#` starts a comment.
+// as in RFC 3339; a word that starts with `#` starts a comment.
 
 // Bounds of the file.
 const (
@@ -33,6 +34,9 @@ type Rule struct {
 }
 
 func (r Rule) expired(now time.Time) bool { return !r.Until.IsZero() && !now.Before(r.Until) }
+
+// same says whether two rules are written alike: to the second.
+func (r Rule) same(o Rule) bool { return r.String() == o.String() && !strings.ContainsAny(o.Comment, "\r\n") }
 
 func (r Rule) String() string {
 	word := "deny"
@@ -88,7 +92,7 @@ func parseLine(text string) (*Rule, error) {
 	if len(text) > maxLine {
 		return nil, fmt.Errorf("longer than %d bytes", maxLine)
 	}
-	text, comment, _ := strings.Cut(text, "#")
+	text, comment := cutComment(text)
 	words := strings.Fields(text)
 	if len(words) == 0 {
 		return nil, nil
@@ -108,6 +112,16 @@ func parseLine(text string) (*Rule, error) {
 		return nil, err
 	}
 	return rule, rule.options(words[3:])
+}
+
+// cutComment: a protocol name may hold a #, but not start with one.
+func cutComment(text string) (rule, comment string) {
+	for i, c := range text {
+		if c == '#' && (i == 0 || text[i-1] == ' ' || text[i-1] == '\t') {
+			return text[:i], text[i+1:]
+		}
+	}
+	return text, ""
 }
 
 func (r *Rule) subject(protocol, id string) (err error) {
@@ -144,9 +158,15 @@ const preamble = `# Who may use what here: one rule a line.
 
 // Set puts a rule into the file at path in place of all others for the same
 // peer and protocol. Other lines, and comments, stay as they are. A file that
-// can't be read is not touched.
+// can't be read, or that others may write to, is not touched.
 func Set(ctx context.Context, path string, rule Rule) error {
+	if back, err := parseLine(rule.String()); err != nil || !back.same(rule) {
+		return errors.Join(fmt.Errorf("rule %s can't be written to a file", proto.Printable(rule.String(), maxLine)), err)
+	}
 	return home.Edit(ctx, path, func(old []byte) ([]byte, error) {
+		if info, err := os.Stat(path); err == nil && home.OthersMayWrite(info) {
+			return nil, &home.UnsafeError{Path: path}
+		}
 		if len(old) == 0 {
 			old = []byte(preamble)
 		}

@@ -86,19 +86,22 @@ func (h *hosted) session(client *daemon.Client) error {
 			cancel()
 		}
 	})()
-	_, err := client.Open(ctx, h.tunnel, func(e daemon.Event) {
+	reason, err := client.Open(ctx, h.tunnel, h.t.json, func(e daemon.Event) {
 		if e.Event == "ready" {
 			h.tunnel.ID, h.ready = e.ID, true
 			ready <- e.ID
 		}
 		h.on(e)
 	})
+	if err == nil && h.t.Soft.Err() == nil {
+		h.t.note("the tunnel has ended: %s", reason)
+	}
 	return err
 }
 
 func (h *hosted) closeGently(client *daemon.Client, id string, cancel func()) {
-	if n := h.live(client, id); n > 0 {
-		h.t.note("%d live connections may finish within %s; a second signal ends them", n, h.drain)
+	if n := h.live(client, id); n > 0 && h.drain > 0 {
+		h.t.note("live connections: %d; they may finish within %s, a second signal ends them", n, h.drain)
 	}
 	_, err := client.Close(h.t.Hard, registry.Selector{IDs: []string{id}}, max(h.drain, time.Millisecond))
 	if err != nil {

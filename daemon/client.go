@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -109,10 +110,10 @@ func (c *Client) Keep(ctx context.Context, t registry.Tunnel) (e Event, err erro
 }
 
 // Open opens a tunnel that lives until this call returns, and hands each of
-// its events to on, the ready one first. It returns why the tunnel ended;
-// ErrOwnerGone where the owner did.
-func (c *Client) Open(ctx context.Context, t registry.Tunnel, on func(Event)) (reason string, err error) {
-	resp, err := c.do(ctx, "POST", "/tunnels", t)
+// its events to on, the ready one first; those of its streams where streams is
+// set. It returns why the tunnel ended; ErrOwnerGone where the owner did.
+func (c *Client) Open(ctx context.Context, t registry.Tunnel, streams bool, on func(Event)) (reason string, err error) {
+	resp, err := c.do(ctx, "POST", "/tunnels?streams="+strconv.FormatBool(streams), t)
 	if err != nil {
 		return "", err
 	}

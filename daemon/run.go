@@ -169,6 +169,7 @@ func (s *Server) serveForward(r *run) error {
 			return err
 		}
 	}
+	f.Report()
 	r.markReady("")
 	f.Serve()
 	return nil

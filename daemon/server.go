@@ -91,6 +91,7 @@ func start(ctx context.Context, opts Options, lock *home.Lock) (*Server, error) 
 		registry.Part{Name: "lock", Start: nothing, Stop: func(context.Context) error { return lock.Release() }},
 		registry.Part{Name: "book", Start: s.startBook},
 		registry.Part{Name: "access", Start: s.startAccess},
+		registry.Part{Name: "pumps", Start: nothing, Stop: func(context.Context) error { s.registry.Wait(); return nil }},
 		registry.Part{Name: "node", Start: s.startNode, Stop: func(context.Context) error { return s.node.Close() }},
 		registry.Part{Name: "tasks", Start: s.startTasks, Stop: s.stopTasks},
 		registry.Part{Name: "tunnels", Start: s.startKept, Stop: s.stopRuns},
@@ -156,7 +157,6 @@ func (s *Server) stopTasks(context.Context) error {
 	s.cancel()
 	s.registry.ResetStreams(func(*registry.Stream) bool { return true }, proto.CodeStopped)
 	s.tasks.Wait()
-	s.registry.Wait()
 	return nil
 }
 
@@ -256,6 +256,12 @@ func (s *Server) Sessions() (n int, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sessions, s.changed
+}
+
+// enter counts a command as attached until leave is called.
+func (s *Server) enter() (leave func()) {
+	s.addSession(1)
+	return sync.OnceFunc(func() { s.addSession(-1) })
 }
 
 func (s *Server) addSession(by int) {

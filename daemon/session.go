@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"p2ptun/registry"
 )
@@ -41,7 +42,8 @@ const eventQueue = 1024
 
 // postTunnel opens a tunnel. A kept one is on disk when the answer goes out,
 // one line. The response of any other stays open, carries the tunnel's events
-// and, when the client goes, takes the tunnel with it.
+// (those of its streams where the query says streams=true) and, when the
+// client goes, takes the tunnel with it.
 func (s *Server) postTunnel(w http.ResponseWriter, r *http.Request) error {
 	var t registry.Tunnel
 	if err := decode(r, &t); err != nil {
@@ -50,28 +52,59 @@ func (s *Server) postTunnel(w http.ResponseWriter, r *http.Request) error {
 	if err := Normalize(&t); err != nil {
 		return err
 	}
-	sub, err := registry.Subscribe[registry.Event](s.registry.Events, "command", eventQueue)
+	if t.Keep {
+		return s.postKept(w, r, t)
+	}
+	feed, err := s.feed("command", r.URL.Query().Get("streams") == "true")
 	if err != nil {
 		return err
 	}
-	defer sub.Close()
-	life := r.Context()
-	if t.Keep {
-		life = s.ctx
-	}
-	run, err := s.open(life, t, false)
+	defer feed.close()
+	leave := s.enter()
+	defer leave()
+	run, err := s.open(r.Context(), t, false)
 	if err != nil {
 		return err
 	}
 	if err := s.awaitReady(r.Context(), run); err != nil {
 		return err
 	}
-	if t.Keep {
-		return s.keep(w, run)
+	return s.tell(w, run, feed, leave)
+}
+
+func (s *Server) postKept(w http.ResponseWriter, r *http.Request, t registry.Tunnel) error {
+	run, err := s.open(s.ctx, t, false)
+	if err != nil {
+		return err
 	}
-	s.addSession(1)
-	defer s.addSession(-1)
-	return s.tell(w, run, sub)
+	if err := s.awaitReady(r.Context(), run); err != nil {
+		return err
+	}
+	return s.keep(w, run)
+}
+
+// feed is a subscription to the events of the node.
+type feed struct {
+	next  func(context.Context) (e registry.Event, lost uint64, err error)
+	close func()
+}
+
+// feed subscribes; without streams, the events that each stream makes are not
+// even made.
+func (s *Server) feed(name string, streams bool) (feed, error) {
+	if streams {
+		return newFeed[registry.Event](s.registry.Events, name)
+	}
+	return newFeed[registry.QuietEvent](s.registry.Events, name)
+}
+
+func newFeed[T registry.Event](d *registry.Dispatcher, name string) (feed, error) {
+	sub, err := registry.Subscribe[T](d, name, eventQueue)
+	if err != nil {
+		return feed{}, err
+	}
+	next := func(ctx context.Context) (registry.Event, uint64, error) { return sub.Next(ctx) }
+	return feed{next: next, close: sub.Close}, nil
 }
 
 // awaitReady returns when the tunnel works, or why it does not; then it is
@@ -102,10 +135,12 @@ func (s *Server) keep(w http.ResponseWriter, r *run) error {
 	return reply(w, s.readyEvent(r), nil)
 }
 
-// tell writes the tunnel's events until it ends.
-func (s *Server) tell(w http.ResponseWriter, r *run, sub *registry.Subscription[registry.Event]) error {
+// tell writes the tunnel's events until it ends. The command no longer counts
+// as attached when it is told the end.
+func (s *Server) tell(w http.ResponseWriter, r *run, feed feed, leave func()) error {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := lineWriter{w: w}
+	since := time.Now()
 	out.write(s.readyEvent(r))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
 	defer cancel()
@@ -114,14 +149,14 @@ func (s *Server) tell(w http.ResponseWriter, r *run, sub *registry.Subscription[
 		cancel()
 	}()
 	for out.err == nil {
-		e, lost, err := sub.Next(ctx)
+		e, lost, err := feed.next(ctx)
 		if err != nil {
 			break
 		}
 		if lost > 0 {
 			out.write(Event{Event: "lost", Lost: lost})
 		}
-		if line, ours := eventOf(e, r.entry); ours {
+		if line, ours := eventOf(e, r.entry); ours && !beforeReady(e, since) {
 			out.write(line)
 		}
 	}
@@ -129,8 +164,15 @@ func (s *Server) tell(w http.ResponseWriter, r *run, sub *registry.Subscription[
 		r.entry.Close(out.err)
 	}
 	<-r.done
+	leave()
 	out.write(Event{Event: "end", ID: r.entry.Tunnel.ID, Reason: r.endReason()})
 	return nil
+}
+
+// beforeReady says that the ready line has told a state already.
+func beforeReady(e registry.Event, ready time.Time) bool {
+	state, ok := e.(registry.TunnelEvent)
+	return ok && state.Time.Before(ready)
 }
 
 // lineWriter writes an event a line and sends it at once.
@@ -211,11 +253,11 @@ func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
 
 // getEvents carries all events of the node until the client or the node ends.
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
-	sub, err := registry.Subscribe[registry.Event](s.registry.Events, "events", eventQueue)
+	feed, err := s.feed("events", true)
 	if err != nil {
 		return err
 	}
-	defer sub.Close()
+	defer feed.close()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	go func() {
@@ -229,7 +271,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	out := lineWriter{w: w}
 	_ = http.NewResponseController(w).Flush()
 	for out.err == nil {
-		e, lost, err := sub.Next(ctx)
+		e, lost, err := feed.next(ctx)
 		if err != nil {
 			return nil
 		}

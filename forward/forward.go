@@ -91,7 +91,7 @@ func (f *Forward) Serve() {
 	for _, r := range f.remotes {
 		keepers.Go(func() { r.keep(ctx) })
 	}
-	f.report()
+	f.Report()
 	stop := context.AfterFunc(ctx, func() { _ = f.listener.Close() })
 	defer stop()
 	acceptAll(ctx, f.listener, func(c net.Conn) {
@@ -210,8 +210,8 @@ func (f *Forward) Prove(ctx context.Context) error {
 	return worst
 }
 
-// report shows in the tunnel's state what its peers are like.
-func (f *Forward) report() {
+// Report shows in the tunnel's state what its peers are like.
+func (f *Forward) Report() {
 	if f.Entry.Context().Err() != nil {
 		return
 	}

@@ -120,19 +120,19 @@ func (r *remote) keep(ctx context.Context) {
 			if !r.works() {
 				_ = r.ask(ctx)
 			}
-			r.f.report()
+			r.f.Report()
 			r.rest(ctx, changed)
 			continue
 		}
 		r.forget()
-		r.f.report()
+		r.f.Report()
 		if time.Since(reached) > backoffMax {
 			backoff = backoffMin // it was here for a while
 		} else if !reached.IsZero() {
 			backoff = r.hold(ctx, changed, backoff) // it comes and goes
 		}
 		for !r.reach(ctx) && ctx.Err() == nil {
-			r.f.report()
+			r.f.Report()
 			_, changed = r.f.Watch(r.id)
 			backoff = r.hold(ctx, changed, backoff)
 		}

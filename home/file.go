@@ -71,8 +71,11 @@ func Edit(ctx context.Context, path string, change func(old []byte) ([]byte, err
 	lock := flock.New(path+".lock", flock.SetPermissions(0o600))
 	ctx, cancel := context.WithTimeout(ctx, editWait)
 	defer cancel()
-	if ok, err := lock.TryLockContext(ctx, 10*time.Millisecond); !ok {
-		return fmt.Errorf("edit %s: %w", path, errors.Join(ErrBusy, err))
+	if _, err := lock.TryLockContext(ctx, 10*time.Millisecond); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = ErrBusy
+		}
+		return fmt.Errorf("edit %s: %w", path, err)
 	}
 	defer lock.Unlock()
 	old, err := ReadFile(path)

@@ -190,30 +190,35 @@ func (n *Node) dial(ctx context.Context, p peer.ID) error {
 	}
 	n.refreshAddrs(p)
 	if len(n.host.Peerstore().Addrs(p)) == 0 {
-		return fmt.Errorf("dial %s: %w", p, ErrNoAddress)
+		return ErrNoAddress
 	}
 	if s, ok := n.host.Network().(*swarm.Swarm); ok {
 		s.Backoff().Clear(p) // our callers back off themselves
 	}
 	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
-		return fmt.Errorf("dial %s: %w", p, oneLine{err})
+		return dialError{err}
 	}
 	return nil
 }
 
-// oneLine shows libp2p's dial errors, a list of lines, in one.
-type oneLine struct{ error }
+// dialError shows what libp2p's error tells, a list of lines, in one: each
+// address with what went wrong there.
+type dialError struct{ error }
 
-func (e oneLine) Error() string {
-	lines := strings.FieldsFunc(e.error.Error(), func(r rune) bool { return r == '\n' })
-	for i, line := range lines {
-		lines[i] = strings.TrimLeft(line, " *")
+func (e dialError) Error() string {
+	var de *swarm.DialError
+	if !errors.As(e.error, &de) || len(de.DialErrors) == 0 {
+		return strings.Join(strings.Fields(e.error.Error()), " ")
 	}
-	return strings.Join(lines, "; ")
+	var parts []string
+	for _, te := range de.DialErrors {
+		parts = append(parts, fmt.Sprintf("%s: %v", te.Address, te.Cause))
+	}
+	return strings.Join(parts, "; ")
 }
 
-func (e oneLine) Unwrap() error { return e.error }
+func (e dialError) Unwrap() error { return e.error }
 
 // refreshAddrs puts the wanted addresses, and what the LAN says, where libp2p
 // dials from; identify may have thrown them out.

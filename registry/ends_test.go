@@ -134,6 +134,13 @@ func (w *memWay) ended() bool {
 	return w.rerr != nil || w.eof && len(w.buf) == 0
 }
 
+// closed says that nothing goes into it any more.
+func (w *memWay) closed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.werr != nil
+}
+
 // memEnd is an End in memory. It notes what was done to it.
 type memEnd struct {
 	in, out *memWay
@@ -177,10 +184,7 @@ func (e *memEnd) Close() error {
 	if e.onClose != nil {
 		e.onClose()
 	}
-	e.out.mu.Lock()
-	done := e.out.eof
-	e.out.mu.Unlock()
-	done = done && e.in.ended()
+	done := e.out.closed() && e.in.ended()
 	e.note(func() { e.closes++; e.closedSoon = e.closedSoon || !done })
 	return nil
 }
@@ -310,4 +314,11 @@ func eventually(tb testing.TB, f func() bool) {
 			tb.Fatal("never came about")
 		}
 	}
+}
+
+// finishedEnd is an end whose other side has sent nothing and half-closed.
+func finishedEnd() *memEnd {
+	outer, inner := memPair(1)
+	_ = outer.CloseWrite()
+	return inner
 }

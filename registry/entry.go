@@ -30,6 +30,15 @@ type Entry struct {
 	bytesIn, bytesOut atomic.Int64
 }
 
+func newEntry(ctx context.Context, r *Registry, t Tunnel) *Entry {
+	e := &Entry{Tunnel: t, reg: r, state: StateStarting}
+	if len(t.Peers) > 0 {
+		e.peer = t.Peers[0]
+	}
+	e.ctx, e.cancel = context.WithCancelCause(ctx)
+	return e
+}
+
 // Context ends when the tunnel is closed; its cause is ErrClosed or the
 // opener's.
 func (e *Entry) Context() context.Context { return e.ctx }
@@ -39,15 +48,21 @@ func (e *Entry) Context() context.Context { return e.ctx }
 func (e *Entry) Close(cause error) { e.cancel(cause) }
 
 // SetState records a state with its reason and, where either changed,
-// publishes a TunnelEvent.
+// publishes a TunnelEvent. Closed is the last state.
 func (e *Entry) SetState(s State, reason string) {
 	e.mu.Lock()
-	changed := e.state != s || e.reason != reason
-	e.state, e.reason = s, reason
-	e.mu.Unlock()
-	if changed {
-		e.reg.Events.Publish(TunnelEvent{Time: now(), Tunnel: e.Status()})
+	defer e.mu.Unlock()
+	if e.state == StateClosed || e.state == s && e.reason == reason {
+		return
 	}
+	e.state, e.reason = s, reason
+	e.publish()
+}
+
+// publish tells of the entry as it is. With e.mu held, so that events come in
+// the order of the states; Publish never blocks.
+func (e *Entry) publish() {
+	e.reg.Events.Publish(TunnelEvent{Time: now(), Tunnel: e.status()})
 }
 
 // SetBound records the address that forward has bound, with its real port.
@@ -68,6 +83,10 @@ func (e *Entry) SetPeer(peer string) {
 func (e *Entry) Status() TunnelStatus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.status()
+}
+
+func (e *Entry) status() TunnelStatus {
 	s := TunnelStatus{
 		ID: e.Tunnel.ID, Kind: e.Tunnel.Kind, Protocol: e.Tunnel.Protocol,
 		Bind: e.bound, Target: e.Tunnel.Target, Peer: e.peer,
@@ -79,10 +98,7 @@ func (e *Entry) Status() TunnelStatus {
 		s.Bind = e.Tunnel.Bind
 	}
 	if e.Tunnel.Kind == KindListen {
-		s.Access = "closed"
-		if e.Tunnel.Open {
-			s.Access = "open"
-		}
+		s.Access = e.Tunnel.access()
 	}
 	return s
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,15 @@ type RefusedEvent struct {
 	Unsaid int64 `json:"unsaid,omitempty"`
 }
 
+// QuietEvent is every Event but the two that each stream makes.
+type QuietEvent interface {
+	Event
+	isQuiet()
+}
+
+func (TunnelEvent) isQuiet()  {}
+func (RefusedEvent) isQuiet() {}
+
 func (TunnelEvent) isEvent()  {}
 func (StreamEvent) isEvent()  {}
 func (RefusedEvent) isEvent() {}
@@ -61,8 +71,8 @@ var ErrUnsubscribed = errors.New("subscription closed")
 // blocks: a subscriber whose queue is full loses the event, and is told how
 // many it lost. The zero value does not work: NewDispatcher.
 type Dispatcher struct {
-	active atomic.Int32
-	lost   atomic.Uint64
+	streams atomic.Int32 // subscribers that take StreamEvents
+	lost    atomic.Uint64
 
 	mu   sync.RWMutex
 	subs map[subscriber]struct{}
@@ -84,8 +94,9 @@ type QueueDepth struct {
 // NewDispatcher makes one without subscribers.
 func NewDispatcher() *Dispatcher { return &Dispatcher{subs: map[subscriber]struct{}{}} }
 
-// Active says whether anybody listens: what is costly to say can be left out.
-func (d *Dispatcher) Active() bool { return d.active.Load() > 0 }
+// StreamsWanted says whether anybody takes StreamEvents: they are many, and
+// need not be made for nobody.
+func (d *Dispatcher) StreamsWanted() bool { return d.streams.Load() > 0 }
 
 // Publish offers an event to every subscriber of its type.
 func (d *Dispatcher) Publish(e Event) {
@@ -106,12 +117,7 @@ func (d *Dispatcher) Depths() []QueueDepth {
 	for s := range d.subs {
 		list = append(list, s.depth())
 	}
-	slices.SortFunc(list, func(a, b QueueDepth) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(list, func(a, b QueueDepth) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }
 
@@ -142,8 +148,15 @@ func Subscribe[T Event](d *Dispatcher, name string, depth int) (*Subscription[T]
 		return nil, fmt.Errorf("subscribers: %w: %d", ErrFull, MaxSubscribers)
 	}
 	d.subs[s] = struct{}{}
-	d.active.Add(1)
+	if s.takesStreams() {
+		d.streams.Add(1)
+	}
 	return s, nil
+}
+
+func (s *Subscription[T]) takesStreams() bool {
+	_, takes := Event(StreamEvent{}).(T)
+	return takes
 }
 
 func (s *Subscription[T]) offer(e Event) (lost bool) {
@@ -189,7 +202,9 @@ func (s *Subscription[T]) Close() {
 		s.d.mu.Lock()
 		delete(s.d.subs, s)
 		s.d.mu.Unlock()
-		s.d.active.Add(-1)
+		if s.takesStreams() {
+			s.d.streams.Add(-1)
+		}
 		close(s.done)
 	})
 }

@@ -178,18 +178,20 @@ func TestSubscribersAreBounded(t *testing.T) {
 	subscribe[Event](t, d, 1)
 }
 
-func TestActiveOnlyWhileSomebodyListens(t *testing.T) {
+func TestStreamsWantedOnlyWhileSomebodyTakesThem(t *testing.T) {
 	d := NewDispatcher()
-	if d.Active() {
-		t.Error("active without a subscriber")
+	subscribe[QuietEvent](t, d, 1)
+	subscribe[TunnelEvent](t, d, 1)
+	if d.StreamsWanted() {
+		t.Error("wanted though nobody takes stream events")
 	}
 	s := subscribe[Event](t, d, 1)
-	if !d.Active() {
-		t.Error("not active with a subscriber")
+	if !d.StreamsWanted() {
+		t.Error("not wanted with a subscriber")
 	}
 	s.Close()
-	if d.Active() {
-		t.Error("active after the last has gone")
+	if d.StreamsWanted() {
+		t.Error("wanted after the last has gone")
 	}
 }
 

@@ -23,7 +23,7 @@ func (r *Registry) Pipe(e *Entry, s *Stream, local, remote End) error {
 		_ = remote.Reset(proto.CodeClosed)
 		return err
 	}
-	if r.Events.Active() {
+	if r.Events.StreamsWanted() {
 		r.Events.Publish(StreamEvent{Time: s.opened, Op: StreamOpened, Stream: s.Status()})
 	}
 	if silence := time.Duration(e.Tunnel.Silence); silence > 0 {
@@ -156,7 +156,7 @@ func (r *Registry) remove(s *Stream) {
 		r.resets.add(s.code)
 	}
 	r.takeOut(s)
-	if r.Events.Active() {
+	if r.Events.StreamsWanted() {
 		r.Events.Publish(StreamEvent{Time: now(), Op: StreamClosed, Stream: last})
 	}
 	if s.OnClosed != nil {

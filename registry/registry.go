@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,35 +67,20 @@ func New() *Registry {
 // with ctx or by Close. Whoever registers must Deregister.
 func (r *Registry) Register(ctx context.Context, t Tunnel) (*Entry, error) {
 	r.mu.Lock()
-	e, err := r.register(ctx, t)
-	r.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	e.SetState(StateStarting, "")
-	return e, nil
-}
-
-func (r *Registry) register(ctx context.Context, t Tunnel) (*Entry, error) {
+	defer r.mu.Unlock()
 	if len(r.tunnels) >= MaxTunnels {
 		return nil, fmt.Errorf("tunnels: %w: %d", ErrFull, MaxTunnels)
 	}
 	if err := r.checkDuplicate(t); err != nil {
 		return nil, err
 	}
-	if _, taken := r.tunnels[t.ID]; t.ID == "" || taken {
-		t.ID = r.freeID()
-	}
-	r.noteID(t.ID)
-	e := &Entry{Tunnel: t, reg: r}
-	if len(t.Peers) > 0 {
-		e.peer = t.Peers[0]
-	}
-	e.ctx, e.cancel = context.WithCancelCause(ctx)
+	t.ID = r.chooseID(t.ID)
+	e := newEntry(ctx, r, t)
 	r.tunnels[t.ID] = e
 	if t.Kind == KindListen {
 		r.listens[t.Protocol] = e
 	}
+	e.publish() // before anybody else can know of it
 	return e, nil
 }
 
@@ -113,8 +100,18 @@ func (r *Registry) checkDuplicate(t Tunnel) error {
 }
 
 func freePort(bind string) bool {
-	const suffix = "/tcp/0"
-	return len(bind) >= len(suffix) && bind[len(bind)-len(suffix):] == suffix
+	return strings.HasSuffix(bind, "/tcp/0")
+}
+
+// chooseID honours a wish that no live tunnel stands in the way of.
+func (r *Registry) chooseID(wish string) string {
+	if _, taken := r.tunnels[wish]; wish == "" || taken {
+		return r.freeID()
+	}
+	if n, err := strconv.ParseUint(wish, 10, 32); err == nil {
+		r.lastTunnel = max(r.lastTunnel, n)
+	}
+	return wish
 }
 
 // freeID gives the next number that no tunnel of this process ever had.
@@ -125,12 +122,6 @@ func (r *Registry) freeID() string {
 		if _, taken := r.tunnels[id]; !taken {
 			return id
 		}
-	}
-}
-
-func (r *Registry) noteID(id string) {
-	if n, err := strconv.ParseUint(id, 10, 32); err == nil && n > r.lastTunnel {
-		r.lastTunnel = n
 	}
 }
 
@@ -168,7 +159,7 @@ func (r *Registry) Listener(protocol string) (*Entry, bool) {
 	return e, ok
 }
 
-// Tunnels lists all entries, in order of age.
+// Tunnels lists all entries, in order of their ids.
 func (r *Registry) Tunnels() []*Entry {
 	r.mu.RLock()
 	list := make([]*Entry, 0, len(r.tunnels))
@@ -182,7 +173,15 @@ func (r *Registry) Tunnels() []*Entry {
 
 // compareIDs orders numbers by value, before any other id.
 func compareIDs(a, b string) int {
-	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	m, aErr := strconv.ParseUint(a, 10, 64)
+	n, bErr := strconv.ParseUint(b, 10, 64)
+	if aErr != nil {
+		m = math.MaxUint64
+	}
+	if bErr != nil {
+		n = math.MaxUint64
+	}
+	return cmp.Or(cmp.Compare(m, n), cmp.Compare(a, b))
 }
 
 // Selector picks tunnels. Fields that are set must all match; All picks
@@ -209,7 +208,7 @@ func (sel Selector) Match(s TunnelStatus) bool {
 		(sel.Target == "" || s.Kind == KindListen && sel.Target == s.Target)
 }
 
-// Select lists the entries that the selector picks, in order of age.
+// Select lists the entries that the selector picks, in order of their ids.
 func (r *Registry) Select(sel Selector) []*Entry {
 	var picked []*Entry
 	for _, e := range r.Tunnels() {
@@ -232,7 +231,8 @@ func (r *Registry) Streams() []StreamStatus {
 	return list
 }
 
-// ResetStreams resets the live streams that pick picks and says how many.
+// ResetStreams resets the live streams that pick picks and says how many. pick
+// must not call the registry, which is locked; nor must Drain's.
 func (r *Registry) ResetStreams(pick func(*Stream) bool, code proto.Code) int {
 	r.mu.RLock()
 	var picked []*Stream

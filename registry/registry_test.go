@@ -271,7 +271,7 @@ func TestLastTunnelEventIsTheLastState(t *testing.T) {
 		sub := subscribe[TunnelEvent](t, r.Events, 100)
 		var both sync.WaitGroup
 		for _, state := range []State{StateWaiting, StateReady} {
-			both.Go(func() { e.SetState(state, state2reason(state)) })
+			both.Go(func() { e.SetState(state, reasonOf(state)) })
 		}
 		both.Wait()
 		events, _ := take(t, sub)
@@ -283,7 +283,7 @@ func TestLastTunnelEventIsTheLastState(t *testing.T) {
 	}
 }
 
-func state2reason(s State) string { return "now " + string(s) }
+func reasonOf(s State) string { return "now " + string(s) }
 
 func TestClosedIsTheLastState(t *testing.T) {
 	r := New()

@@ -52,6 +52,14 @@ type Tunnel struct {
 	Keep bool `json:"keep,omitempty"`
 }
 
+// access is a listener's, in a word.
+func (t Tunnel) access() string {
+	if t.Open {
+		return "open"
+	}
+	return "closed"
+}
+
 // Duration is a time.Duration that is text ("30s") in JSON.
 type Duration time.Duration
 

@@ -1,0 +1,267 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The benchmarks of two nodes: two real processes on loopback, one listening,
+// one forwarding; client and server are this process. CPU-seconds and memory
+// are those of the two nodes alone. docs/benchmarks.md has the figures.
+
+const (
+	benchTCP  = "/ip4/127.0.0.1/tcp/0"
+	benchQUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
+)
+
+// benchTunnel is a running tunnel to a server of this process.
+type benchTunnel struct {
+	addr  string // where the forward is bound
+	nodes []*exec.Cmd
+}
+
+func startBenchTunnel(b *testing.B, listenAddr string, serve func(net.Conn)) *benchTunnel {
+	b.Helper()
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { server.Close() })
+	go func() {
+		for {
+			c, err := server.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	t := &benchTunnel{}
+	homes := []string{b.TempDir(), b.TempDir()}
+	id, err := exec.Command("p2ptun", "--home", homes[1], "id").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	node := []string{"-q", "--network", "none", "--drain", "0s", "--listen-addr", listenAddr}
+	peer := t.start(b, "address", append([]string{
+		"--home", homes[0], "listen", "bench", server.Addr().String(), "--allow", strings.TrimSpace(string(id)),
+	}, node...))
+	bound := t.start(b, "forwarding", append([]string{"--home", homes[1], "forward", "bench", peer}, node...))
+	t.addr = "127.0.0.1:" + bound[strings.LastIndexByte(bound, '/')+1:]
+	return t
+}
+
+// start starts a node and gives the second word of the line that begins with
+// word.
+func (t *benchTunnel) start(b *testing.B, word string, args []string) string {
+	b.Helper()
+	cmd := exec.Command("p2ptun", args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		_ = cmd.Wait()
+	})
+	t.nodes = append(t.nodes, cmd)
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if words := strings.Fields(lines.Text()); len(words) > 1 && words[0] == word {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return words[1]
+		}
+	}
+	b.Fatalf("%s: no line that begins with %s", strings.Join(args, " "), word)
+	return ""
+}
+
+// cpu is the CPU time that both nodes have used (proc(5), utime and stime in
+// ticks of 10 ms).
+func (t *benchTunnel) cpu(b *testing.B) time.Duration {
+	b.Helper()
+	const tick = 10 * time.Millisecond
+	var sum time.Duration
+	for _, n := range t.nodes {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.Process.Pid))
+		if err != nil {
+			b.Fatal(err)
+		}
+		text := string(data)
+		words := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+		for _, w := range words[11:13] {
+			n, err := strconv.ParseInt(w, 10, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			sum += time.Duration(n) * tick
+		}
+	}
+	return sum
+}
+
+// rss is the resident memory of both nodes, in bytes.
+func (t *benchTunnel) rss(b *testing.B) int64 {
+	b.Helper()
+	var sum int64
+	for _, n := range t.nodes {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.Process.Pid))
+		if err != nil {
+			b.Fatal(err)
+		}
+		pages, err := strconv.ParseInt(strings.Fields(string(data))[1], 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += pages * int64(os.Getpagesize())
+	}
+	return sum
+}
+
+func (t *benchTunnel) dial(b *testing.B) *net.TCPConn {
+	b.Helper()
+	c, err := net.Dial("tcp", t.addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c.(*net.TCPConn)
+}
+
+// discardAndCount takes bytes to the end and answers with one.
+func discardAndCount(c net.Conn) {
+	defer c.Close()
+	_, _ = io.Copy(io.Discard, c)
+	_, _ = c.Write([]byte{1})
+}
+
+// BenchmarkBulkUp sends b.N MiB over one connection, up to the server's word
+// that all is there.
+func BenchmarkBulkUp(b *testing.B) {
+	for name, addr := range map[string]string{"tcp": benchTCP, "quic": benchQUIC} {
+		b.Run(name, func(b *testing.B) {
+			t := startBenchTunnel(b, addr, discardAndCount)
+			block := make([]byte, 1<<20)
+			b.SetBytes(1 << 20)
+			before := t.cpu(b)
+			c := t.dial(b)
+			defer c.Close()
+			b.ResetTimer()
+			for range b.N {
+				if _, err := c.Write(block); err != nil {
+					b.Fatal(err)
+				}
+			}
+			_ = c.CloseWrite()
+			if _, err := io.ReadFull(c, block[:1]); err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			b.ReportMetric((t.cpu(b)-before).Seconds()*1024/float64(b.N), "cpu-s/GiB")
+		})
+	}
+}
+
+func echo(c net.Conn) {
+	defer c.Close()
+	_, _ = io.Copy(c, c)
+}
+
+// BenchmarkConnections opens a connection, sends a byte, gets it back, closes;
+// eight at a time.
+func BenchmarkConnections(b *testing.B) {
+	t := startBenchTunnel(b, benchTCP, echo)
+	work := make(chan struct{})
+	var workers sync.WaitGroup
+	b.ResetTimer()
+	for range 8 {
+		workers.Go(func() {
+			for range work {
+				if err := ping(t.addr); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	for range b.N {
+		work <- struct{}{}
+	}
+	close(work)
+	workers.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+}
+
+func ping(addr string) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	one := []byte{1}
+	if _, err := c.Write(one); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, one)
+	return err
+}
+
+// BenchmarkRoundTrip bounces 64 bytes on an open connection.
+func BenchmarkRoundTrip(b *testing.B) {
+	t := startBenchTunnel(b, benchTCP, echo)
+	c := t.dial(b)
+	defer c.Close()
+	block := make([]byte, 64)
+	b.ResetTimer()
+	for range b.N {
+		if _, err := c.Write(block); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, block); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkIdleConnections opens b.N connections, bounces a byte on each and
+// leaves them open: the memory that both nodes hold for one. Run it with a
+// count of its own: -benchtime 4000x.
+func BenchmarkIdleConnections(b *testing.B) {
+	t := startBenchTunnel(b, benchTCP, echo)
+	if err := ping(t.addr); err != nil {
+		b.Fatal(err)
+	}
+	before := t.rss(b)
+	conns := make([]net.Conn, 0, b.N)
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	one := []byte{1}
+	for range b.N {
+		c := t.dial(b)
+		conns = append(conns, c)
+		if _, err := c.Write(one); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, one); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(t.rss(b)-before)/float64(b.N)/1024, "KiB/conn")
+}
