@@ -35,8 +35,18 @@ type Rule struct {
 
 func (r Rule) expired(now time.Time) bool { return !r.Until.IsZero() && !now.Before(r.Until) }
 
-// same says whether two rules are written alike: to the second.
-func (r Rule) same(o Rule) bool { return r.String() == o.String() && !strings.ContainsAny(o.Comment, "\r\n") }
+// check refuses a rule that would not be read back from its line as it is: it
+// would lock everybody out, or let others in.
+func (r Rule) check() error {
+	back, err := parseLine(r.String())
+	switch {
+	case err != nil:
+		return fmt.Errorf("rule: %w", err)
+	case back == nil || back.String() != r.String() || strings.ContainsAny(r.Comment, "\r\n"):
+		return fmt.Errorf("rule %s does not fit a line of the file", proto.Printable(r.String(), maxLine))
+	}
+	return nil
+}
 
 func (r Rule) String() string {
 	word := "deny"
@@ -160,8 +170,9 @@ const preamble = `# Who may use what here: one rule a line.
 // peer and protocol. Other lines, and comments, stay as they are. A file that
 // can't be read, or that others may write to, is not touched.
 func Set(ctx context.Context, path string, rule Rule) error {
-	if back, err := parseLine(rule.String()); err != nil || !back.same(rule) {
-		return errors.Join(fmt.Errorf("rule %s can't be written to a file", proto.Printable(rule.String(), maxLine)), err)
+	rule.Comment = strings.TrimSpace(rule.Comment)
+	if err := rule.check(); err != nil {
+		return err
 	}
 	return home.Edit(ctx, path, func(old []byte) ([]byte, error) {
 		if info, err := os.Stat(path); err == nil && home.OthersMayWrite(info) {

@@ -95,7 +95,7 @@ func (o *ordering) flag(arg string, rest []string) (used int, err error) {
 		return 0, usageHint("unknown flag "+arg, helpFor(o.path))
 	}
 	if isHelp {
-		*(&o.flags) = append(o.flags, arg)
+		o.flags = append(o.flags, arg)
 		return 0, nil
 	}
 	*into = append(*into, arg)

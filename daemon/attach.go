@@ -15,6 +15,8 @@ const (
 	// waited for: a drain, and the end of all parts.
 	attachWait = 30 * time.Second
 	attachLook = 20 * time.Millisecond
+	// answerWait bounds how long an owner may take to say how it is.
+	answerWait = 5 * time.Second
 )
 
 // ErrNoOwner is returned by Find where no process owns the home.
@@ -32,7 +34,9 @@ func find(ctx context.Context, dir home.Dir) (*Client, Status, error) {
 		return nil, Status{}, err
 	}
 	c := NewClient(path)
-	st, err := c.Status(ctx)
+	asking, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	st, err := c.Status(asking)
 	if err != nil {
 		return nil, st, errors.Join(ErrNoOwner, ctx.Err())
 	}

@@ -66,6 +66,7 @@ type Server struct {
 	stopping bool
 	handover bool             // attached commands take over after the end
 	runs     map[string]*run  // by tunnel id
+	broken   string           // why nobody is let in, as the tunnels' states say
 	sessions int              // commands with a tunnel that lives as long as they
 	changed  chan struct{}    // closed when sessions changes
 	stopAll  func(StopReason) // asks whoever runs the server to stop it
@@ -174,6 +175,27 @@ func (s *Server) accessChanged() {
 		return t.Kind == registry.KindListen && !s.access.Allowed(st.Peer, t.Protocol)
 	}, proto.CodeRevoked)
 	n.RefreshLimits()
+	s.tellBroken()
+}
+
+// tellBroken shows in the state of each listening tunnel that the access file
+// can't be read, so that nobody is let in, and when it can be again.
+func (s *Server) tellBroken() {
+	reason := ""
+	if err := s.access.Err(); err != nil {
+		reason = "nobody is let in: " + err.Error()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken == reason {
+		return
+	}
+	s.broken = reason
+	for _, r := range s.runs {
+		if st := r.entry.Status(); st.Kind == registry.KindListen && st.State == registry.StateReady {
+			r.entry.SetState(registry.StateReady, reason)
+		}
+	}
 }
 
 func (s *Server) startSocket(context.Context) error {

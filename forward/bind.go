@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"syscall"
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
@@ -44,7 +43,7 @@ func bind(addr string) (net.Listener, string, error) {
 }
 
 func bindError(addr string, err error) error {
-	if errors.Is(err, syscall.EADDRINUSE) {
+	if errors.Is(err, errAddrInUse) {
 		return fmt.Errorf("bind %s: %w: %w", addr, ErrAddrTaken, err)
 	}
 	return fmt.Errorf("bind %s: %w", addr, err)
@@ -57,8 +56,7 @@ func bindUnix(path string) (net.Listener, error) {
 		if info.Mode()&fs.ModeSocket == 0 {
 			return nil, fmt.Errorf("bind %s: %w: the file is not a socket", path, ErrAddrTaken)
 		}
-		if c, err := net.Dial("unix", path); err == nil {
-			c.Close()
+		if !abandoned(path) {
 			return nil, fmt.Errorf("bind %s: %w", path, ErrAddrTaken)
 		}
 		if err := os.Remove(path); err != nil {
@@ -72,6 +70,16 @@ func bindUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// abandoned says that nobody listens on a socket file. An error other than
+// that it is refused, a full backlog for one, says nothing.
+func abandoned(path string) bool {
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		c.Close()
+	}
+	return errors.Is(err, errConnRefused)
+}
+
 // Accept errors that will pass, file limits for one, are waited out.
 const (
 	acceptPause    = 5 * time.Millisecond
@@ -80,12 +88,15 @@ const (
 
 // acceptAll hands each connection to take until ctx ends or the listener is
 // closed. It does nothing else: take must not block. failed is told of the
-// first error of a row.
+// first error of a row, and of nil when the row has ended.
 func acceptAll(ctx context.Context, l net.Listener, take func(net.Conn), failed func(error)) {
 	pause := time.Duration(0)
 	for {
 		c, err := l.Accept()
 		if err == nil {
+			if pause > 0 {
+				failed(nil)
+			}
 			pause = 0
 			take(c)
 			continue

@@ -63,6 +63,9 @@ type Forward struct {
 	listener net.Listener
 	remotes  []*remote
 	handlers sync.WaitGroup
+
+	reporting sync.Mutex // one at a time, so that the last word is the newest
+	accept    error      // why no connection is accepted; guarded by reporting
 }
 
 // Bind takes the local address. Errors: ErrAddrTaken.
@@ -96,11 +99,17 @@ func (f *Forward) Serve() {
 	defer stop()
 	acceptAll(ctx, f.listener, func(c net.Conn) {
 		f.handlers.Go(func() { f.handle(ctx, c) })
-	}, func(err error) {
-		f.Entry.SetState(registry.StateRetrying, "accept: "+err.Error())
-	})
+	}, f.acceptFailed)
 	keepers.Wait()
 	f.handlers.Wait()
+}
+
+// acceptFailed shows why no connection is accepted, until one is.
+func (f *Forward) acceptFailed(err error) {
+	f.reporting.Lock()
+	f.accept = err
+	f.reporting.Unlock()
+	f.Report()
 }
 
 // handle gives one connection its stream.
@@ -212,7 +221,13 @@ func (f *Forward) Prove(ctx context.Context) error {
 
 // Report shows in the tunnel's state what its peers are like.
 func (f *Forward) Report() {
+	f.reporting.Lock()
+	defer f.reporting.Unlock()
 	if f.Entry.Context().Err() != nil {
+		return
+	}
+	if f.accept != nil {
+		f.Entry.SetState(registry.StateRetrying, "accept: "+f.accept.Error())
 		return
 	}
 	state, reason := registry.StateWaiting, ""

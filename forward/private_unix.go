@@ -8,6 +8,11 @@ import (
 	"syscall"
 )
 
+const (
+	errAddrInUse   = syscall.EADDRINUSE
+	errConnRefused = syscall.ECONNREFUSED
+)
+
 var umask sync.Mutex
 
 // listenPrivate makes the socket 0600 from its first moment on.

@@ -49,6 +49,9 @@ func (d Dir) FindName(name string) ([]string, error) {
 
 // SetName adds a peer to the book or replaces it.
 func (d Dir) SetName(ctx context.Context, p NamedPeer) error {
+	if err := checkPeer(p); err != nil {
+		return err // written, it would spoil the whole book
+	}
 	return d.editPeers(ctx, func(book []NamedPeer) ([]NamedPeer, error) {
 		if i := indexName(book, p.Name); i >= 0 {
 			book[i] = p
@@ -72,6 +75,7 @@ func (d Dir) RemoveName(ctx context.Context, name string) error {
 	})
 }
 
+// editPeers writes the book sorted, after its comments.
 func (d Dir) editPeers(ctx context.Context, change func([]NamedPeer) ([]NamedPeer, error)) error {
 	return Edit(ctx, d.Peers(), func(old []byte) ([]byte, error) {
 		book, err := parsePeers(d.Peers(), old)
@@ -83,6 +87,11 @@ func (d Dir) editPeers(ctx context.Context, change func([]NamedPeer) ([]NamedPee
 		}
 		slices.SortFunc(book, func(a, b NamedPeer) int { return strings.Compare(a.Name, b.Name) })
 		var out strings.Builder
+		for line := range strings.Lines(string(old)) {
+			if strings.HasPrefix(strings.TrimSpace(line), "#") {
+				fmt.Fprintln(&out, strings.TrimSpace(line))
+			}
+		}
 		for _, p := range book {
 			fmt.Fprintf(&out, "%s %s\n", p.Name, strings.Join(p.Addrs, " "))
 		}

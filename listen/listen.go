@@ -84,11 +84,16 @@ func (s *Service) Serve(in registry.Incoming) {
 		_ = in.End.Reset(proto.CodeTargetDown)
 		return
 	}
+	if !s.Allowed(in.Peer, in.Protocol) { // the right has gone in the meantime
+		_ = local.Reset(proto.CodeRevoked)
+		_ = in.End.Reset(proto.CodeRevoked)
+		return
+	}
 	s.carry(e, in, local)
 }
 
-// carry hands both ends to the registry, and asks once more: the right may
-// have gone while the target was dialled.
+// carry hands both ends to the registry, and asks once more: whoever takes a
+// right away resets the streams that are in the registry by then.
 func (s *Service) carry(e *registry.Entry, in registry.Incoming, local registry.End) {
 	stream := &registry.Stream{Peer: in.Peer, Path: in.Path, Origin: e.Tunnel.Target}
 	release := func() {}

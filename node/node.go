@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -141,7 +142,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionManager(conns),
-		libp2p.DialRanker(rankDials),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.DisableMetrics(),
 		libp2p.UserAgent("p2ptun"),
 	)
@@ -251,7 +252,7 @@ func (n *Node) Handle(f func(registry.Incoming)) {
 			Peer:     s.Conn().RemotePeer().String(),
 			Protocol: string(s.Protocol()),
 			Path:     pathOf(s.Conn()),
-			End:      &streamEnd{Stream: s},
+			End:      &streamEnd{Stream: s, node: n},
 		}
 		if !n.begin() {
 			_ = s.ResetWithError(network.StreamErrorCode(proto.CodeStopped))

@@ -119,10 +119,10 @@ func (n *Node) unwant(id peer.ID, addrs []ma.Multiaddr) {
 	last := w.uses == 0
 	if last {
 		delete(n.wanted, id)
-		delete(n.changes, id)
 	}
 	n.mu.Unlock()
 	if last {
+		n.changed(id) // nobody is to wait for what nobody wants
 		n.host.ConnManager().Unprotect(id, wantTag)
 		n.refreshLimit(id)
 	}
@@ -249,7 +249,7 @@ func (n *Node) Open(ctx context.Context, id, name string) (registry.End, registr
 	if err != nil {
 		return nil, registry.Path{}, err
 	}
-	return newDialled(ctx, s), pathOf(s.Conn()), nil
+	return n.newDialled(ctx, s), pathOf(s.Conn()), nil
 }
 
 func (n *Node) open(ctx context.Context, id string, name protocol.ID) (network.Stream, error) {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
@@ -23,15 +26,21 @@ type streamEnd struct {
 	// negotiateBy bounds the negotiation that the first Read ends; zero where
 	// it has ended. Only Read uses it.
 	negotiateBy time.Time
+	node        *Node
+	ended       atomic.Bool // by a peer that takes any end for the end of both ways
 }
+
+// deafLimit is how long a peer that has ended both ways may take nothing:
+// yamux does not say that it never will.
+const deafLimit = 10 * time.Second
 
 var _ registry.End = (*streamEnd)(nil)
 
 // newDialled wraps a stream that this side has opened. libp2p negotiates a
 // known protocol lazily, in a wrapper of its own: a swarm's bare stream has
 // been negotiated.
-func newDialled(ctx context.Context, s network.Stream) *streamEnd {
-	end := &streamEnd{Stream: s}
+func (n *Node) newDialled(ctx context.Context, s network.Stream) *streamEnd {
+	end := &streamEnd{Stream: s, node: n}
 	if _, negotiated := s.(*swarm.Stream); !negotiated {
 		end.negotiateBy, _ = ctx.Deadline()
 	}
@@ -45,6 +54,10 @@ func (s *streamEnd) Read(b []byte) (int, error) {
 		}
 	}
 	n, err := s.Stream.Read(b)
+	if err == io.EOF && s.node.endsBothWays(s.Conn().RemotePeer()) {
+		s.ended.Store(true)
+		_ = s.SetWriteDeadline(time.Now().Add(deafLimit))
+	}
 	return n, streamError(err)
 }
 
@@ -60,8 +73,23 @@ func (s *streamEnd) negotiate() error {
 }
 
 func (s *streamEnd) Write(b []byte) (int, error) {
+	if s.ended.Load() {
+		_ = s.SetWriteDeadline(time.Now().Add(deafLimit))
+	}
 	n, err := s.Stream.Write(b)
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() && s.ended.Load() {
+		return n, err // takes no more, and was not reset: see registry.End
+	}
 	return n, streamError(err)
+}
+
+// endsBothWays says that a peer is a Kubo: at the end of either way its
+// `ipfs p2p` closes the stream for reading and writing.
+func (n *Node) endsBothWays(p peer.ID) bool {
+	agent, err := n.host.Peerstore().Get(p, "AgentVersion")
+	name, ok := agent.(string)
+	return err == nil && ok && strings.HasPrefix(name, "kubo/")
 }
 
 // Reset tells the peer why (specs: connections, "Resetting Streams").

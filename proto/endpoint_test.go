@@ -136,6 +136,7 @@ func TestPort0BindsButIsNoTarget(t *testing.T) {
 	}
 }
 
+// Long: one table.
 func TestParseTargetAndBindSayWhatIsWrong(t *testing.T) {
 	const shape = "want /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT or /unix/PATH"
 	const plain = "want a port, HOST:PORT, unix:/PATH or a multiaddr"

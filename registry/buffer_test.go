@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -86,6 +87,24 @@ func TestIdleSocketAfterABurstHoldsNoBuffer(t *testing.T) {
 			readN(t, peer, n)
 			must(t, <-sent)
 			eventually(t, func() bool { return pool.out() == 0 })
+		}
+	}
+}
+
+func TestEndedStreamsHoldNoBuffer(t *testing.T) {
+	pool := countBuffers(t)
+	g := newRig(t)
+	for _, end := range []func(*net.TCPConn){
+		func(c *net.TCPConn) { must(t, c.CloseWrite()) },
+		func(c *net.TCPConn) { rst(t, c) },
+	} {
+		client, peer, _ := g.tcpBoth()
+		must(t, writeOf(client, pattern(100_000))())
+		end(client)
+		end(peer)
+		g.drained()
+		if held := pool.out(); held != 0 {
+			t.Errorf("%d buffers held", held)
 		}
 	}
 }

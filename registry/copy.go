@@ -1,19 +1,37 @@
 package registry
 
-import "io"
+import (
+	"io"
+	"sync/atomic"
+)
+
+// way is one direction of a stream.
+type way struct {
+	dst, src End
+	back     *way
+	n        atomic.Int64     // bytes that dst took
+	sums     [2]*atomic.Int64 // of the tunnel and of the registry, likewise
+}
+
+func (w *way) count(n int) {
+	w.n.Add(int64(n))
+	for _, sum := range w.sums {
+		sum.Add(int64(n))
+	}
+}
 
 // writeError marks an error of the side that is written to.
 type writeError struct{ error }
 
 func (e writeError) Unwrap() error { return e.error }
 
-// copyEnd carries bytes until src ends, which is no error, or a side fails; an
+// copy carries bytes until src ends, which is no error, or a side fails; an
 // error of dst is a writeError. It allocates nothing per read, and holds a
 // pooled buffer only while bytes are there to fill it.
-func copyEnd(dst, src End, count func(int)) error {
-	err := copyReady(dst, src, count)
+func (w *way) copy() error {
+	err := w.copyReady()
 	if err == errNotReadable {
-		err = copySmallFirst(dst, src, count)
+		err = w.copySmallFirst()
 	}
 	if err == io.EOF {
 		return nil
@@ -23,8 +41,8 @@ func copyEnd(dst, src End, count func(int)) error {
 
 // copyReady serves a socket: its buffer comes from the pool when bytes are
 // there and goes back once they are written.
-func copyReady(dst, src End, count func(int)) error {
-	conn, ok := src.(*connEnd)
+func (w *way) copyReady() error {
+	conn, ok := w.src.(*connEnd)
 	if !ok {
 		return errNotReadable
 	}
@@ -33,7 +51,7 @@ func copyReady(dst, src End, count func(int)) error {
 		if err != nil {
 			return err
 		}
-		err = writeAll(dst, buf[:n], count)
+		err = w.writeAll(buf[:n])
 		putBuffer(buf)
 		if err != nil {
 			return err
@@ -43,12 +61,12 @@ func copyReady(dst, src End, count func(int)) error {
 
 // copySmallFirst serves where src can't be asked whether bytes are there: a
 // small read waits; while reads come back full, a pooled buffer serves.
-func copySmallFirst(dst, src End, count func(int)) error {
+func (w *way) copySmallFirst() error {
 	small := make([]byte, smallRead)
 	for {
-		full, err := copyOnce(dst, src, small, count)
+		full, err := w.copyOnce(small)
 		if full && err == nil {
-			err = copyFlow(dst, src, count)
+			err = w.copyFlow()
 		}
 		if err != nil {
 			return err
@@ -57,29 +75,29 @@ func copySmallFirst(dst, src End, count func(int)) error {
 }
 
 // copyFlow goes on until a read comes back less than full.
-func copyFlow(dst, src End, count func(int)) (err error) {
+func (w *way) copyFlow() (err error) {
 	buf := getBuffer()
 	defer putBuffer(buf)
 	for full := true; full && err == nil; {
-		full, err = copyOnce(dst, src, buf[:], count)
+		full, err = w.copyOnce(buf[:])
 	}
 	return err
 }
 
 // copyOnce does one read and one write. full says that the read filled buf.
-func copyOnce(dst, src End, buf []byte, count func(int)) (full bool, err error) {
-	n, err := src.Read(buf)
+func (w *way) copyOnce(buf []byte) (full bool, err error) {
+	n, err := w.src.Read(buf)
 	if n > 0 {
-		if werr := writeAll(dst, buf[:n], count); werr != nil {
+		if werr := w.writeAll(buf[:n]); werr != nil {
 			return false, werr
 		}
 	}
 	return n == len(buf), err
 }
 
-func writeAll(dst End, b []byte, count func(int)) error {
-	n, err := dst.Write(b)
-	count(n)
+func (w *way) writeAll(b []byte) error {
+	n, err := w.dst.Write(b)
+	w.count(n)
 	if err != nil {
 		return writeError{err}
 	}

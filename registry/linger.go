@@ -3,7 +3,6 @@ package registry
 import (
 	"errors"
 	"io"
-	"sync/atomic"
 	"time"
 
 	"p2ptun/proto"
@@ -19,21 +18,19 @@ const (
 	lingerBytes = 1 << 20
 )
 
-// takesNoMore tells a side that is gone from one that was reset: see End.
-func takesNoMore(err error) bool {
-	if !errors.As(err, new(writeError)) {
-		return false
-	}
+// mayLinger tells a side that is gone from one that was reset: see End. The
+// local side's way out says by itself whether it was cut off, and after what.
+func (s *Stream) mayLinger(w *way, writeErr error) bool {
 	var reset *ResetError
-	return !errors.As(err, &reset) || reset.Code == proto.CodeNone
+	return w == &s.in || !errors.As(writeErr, &reset) || reset.Code == proto.CodeNone
 }
 
-// linger drops what src sends to a side that takes no more; back counts what
-// that side has sent. It returns nil when src ends in time.
-func (s *Stream) linger(src End, back *atomic.Int64, cause error) error {
-	dog := s.watch(lingerTime, back.Load, resetCode(cause))
+// linger drops what comes for a side that takes no more. It returns nil when
+// that ends in time.
+func (s *Stream) linger(w *way, cause error) error {
+	dog := s.watch(lingerTime, w.back.n.Load, resetCode(cause))
 	defer dog.stop()
-	err := drop(src)
+	err := drop(w.src)
 	if err == io.EOF {
 		return nil
 	}

@@ -17,7 +17,8 @@ import (
 // Errors: ErrClosed for a tunnel that has gone, ErrFull; both ends are then
 // reset.
 func (r *Registry) Pipe(e *Entry, s *Stream, local, remote End) error {
-	s.entry, s.local, s.remote, s.opened = e, local, remote, now()
+	s.join(e, local, remote)
+	s.opened = now()
 	if err := r.admit(s); err != nil {
 		_ = local.Reset(proto.CodeClosed)
 		_ = remote.Reset(proto.CodeClosed)
@@ -29,8 +30,8 @@ func (r *Registry) Pipe(e *Entry, s *Stream, local, remote End) error {
 	if silence := time.Duration(e.Tunnel.Silence); silence > 0 {
 		s.silence = s.watch(silence, s.passed, proto.CodeSilence)
 	}
-	go s.carryOut()
-	go s.carryIn()
+	go s.carry(&s.out)
+	go s.carry(&s.in)
 	return nil
 }
 
@@ -53,42 +54,65 @@ func (r *Registry) admit(s *Stream) error {
 	return nil
 }
 
-// carryOut pumps local to remote.
-func (s *Stream) carryOut() {
-	defer s.entry.reg.pumps.leave()
-	s.end(s.carry(s.remote, s.local, s.countOut, &s.in))
+// join makes the two ways between the ends.
+func (s *Stream) join(e *Entry, local, remote End) {
+	s.entry, s.local, s.remote = e, local, remote
+	s.out.dst, s.out.src, s.out.back = remote, local, &s.in
+	s.out.sums = [2]*atomic.Int64{&e.bytesOut, &e.reg.bytesOut}
+	s.in.dst, s.in.src, s.in.back = local, remote, &s.out
+	s.in.sums = [2]*atomic.Int64{&e.bytesIn, &e.reg.bytesIn}
 }
 
-// carryIn pumps remote to local.
-func (s *Stream) carryIn() {
+// carry copies one way and ends it.
+func (s *Stream) carry(w *way) {
 	defer s.entry.reg.pumps.leave()
-	s.end(s.carry(s.local, s.remote, s.countIn, &s.out))
+	err := s.copyToEnd(w)
+	switch {
+	case err == nil:
+	case s.byLocal(w, err):
+		s.abortByLocal(resetCode(err))
+	default:
+		s.abort(resetCode(err))
+	}
+	s.end()
 }
 
-// carry copies one way until it ends; back counts the bytes of the other way.
-func (s *Stream) carry(dst, src End, count func(int), back *atomic.Int64) error {
-	err := copyEnd(dst, src, count)
-	if takesNoMore(err) {
-		return s.linger(src, back, err)
+func (s *Stream) copyToEnd(w *way) error {
+	err := w.copy()
+	switch {
+	case err == nil:
+		return s.passEnd(w)
+	case errors.As(err, new(writeError)) && s.mayLinger(w, err):
+		return s.linger(w, err)
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+// passEnd ends the way at dst, which may have gone. Where it is the local
+// side, nobody is left to tell, and the way out finds out by itself. Where it
+// is a peer that has sent all and reads no more, as Kubo over QUIC, that is no
+// reason to reset the local side.
+func (s *Stream) passEnd(w *way) error {
+	err := w.dst.CloseWrite()
+	if err == nil || w == &s.in {
+		return nil
 	}
-	err = dst.CloseWrite()
-	if dst == s.local {
-		// The local side may have gone altogether: then there is nobody left
-		// to tell, and the way out finds out by itself.
+	if s.otherWayEnded() {
+		_ = w.dst.Reset(proto.CodeReset)
 		return nil
 	}
 	return err
 }
 
-// end notes that one way has ended: cleanly, or with an error, which resets
-// both. The second to end releases the ends and takes the stream out.
-func (s *Stream) end(err error) {
-	if err != nil {
-		s.abort(resetCode(err))
-	}
+func (s *Stream) otherWayEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended == 1 && !s.aborted
+}
+
+// end notes that one way has ended. The second to end releases the ends and
+// takes the stream out.
+func (s *Stream) end() {
 	s.mu.Lock()
 	s.ended++
 	last, aborted := s.ended == 2, s.aborted
@@ -112,22 +136,13 @@ func resetCode(err error) proto.Code {
 	return proto.CodeReset
 }
 
-// abort resets both ends, once.
+// abort resets both ends, once: the local one first, which never blocks for
+// long. A remote Reset may wait for room on a link that is stuck.
 func (s *Stream) abort(code proto.Code) {
-	if s.abortLocal(code) {
+	if s.markAborted(code) {
+		_ = s.local.Reset(code)
 		_ = s.remote.Reset(code)
 	}
-}
-
-// abortLocal resets the local end, which never blocks; the remote end is still
-// to be reset where it returns true. A remote Reset may wait for room on a
-// link that is stuck.
-func (s *Stream) abortLocal(code proto.Code) (first bool) {
-	if !s.markAborted(code) {
-		return false
-	}
-	_ = s.local.Reset(code)
-	return true
 }
 
 // markAborted reports false where there is nothing to reset any more: what
@@ -176,16 +191,4 @@ func (r *Registry) takeOut(s *Stream) {
 }
 
 // passed counts the bytes of both ways.
-func (s *Stream) passed() int64 { return s.in.Load() + s.out.Load() }
-
-func (s *Stream) countOut(n int) {
-	s.out.Add(int64(n))
-	s.entry.bytesOut.Add(int64(n))
-	s.entry.reg.bytesOut.Add(int64(n))
-}
-
-func (s *Stream) countIn(n int) {
-	s.in.Add(int64(n))
-	s.entry.bytesIn.Add(int64(n))
-	s.entry.reg.bytesIn.Add(int64(n))
-}
+func (s *Stream) passed() int64 { return s.in.n.Load() + s.out.n.Load() }

@@ -246,21 +246,28 @@ func (r *Registry) ResetStreams(pick func(*Stream) bool, code proto.Code) int {
 	return len(picked)
 }
 
-// resetAll resets local ends at once and the remote ones by a goroutine for
-// each peer: a peer whose link is stuck must not delay another's reset.
+// resetAll resets local ends at once, each by a goroutine of its own, as a
+// socket's close waits for the pump to let go of it; and the remote ones by a
+// goroutine for each peer: a peer whose link is stuck must not delay another's
+// reset.
 func (r *Registry) resetAll(streams []*Stream, code proto.Code) {
+	var locals sync.WaitGroup
 	byPeer := map[string][]End{}
 	for _, s := range streams {
-		if s.abortLocal(code) {
+		if s.markAborted(code) {
+			locals.Go(func() { _ = s.local.Reset(code) })
 			byPeer[s.Peer] = append(byPeer[s.Peer], s.remote)
 		}
 	}
 	for _, ends := range byPeer {
-		r.pumps.run(func() {
-			for _, end := range ends {
-				_ = end.Reset(code)
-			}
-		})
+		r.pumps.run(func() { resetEach(ends, code) })
+	}
+	locals.Wait()
+}
+
+func resetEach(ends []End, code proto.Code) {
+	for _, end := range ends {
+		_ = end.Reset(code)
 	}
 }
 

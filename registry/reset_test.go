@@ -272,6 +272,81 @@ func TestWriteThatFailsByAResetWithAReasonResetsAtOnce(t *testing.T) {
 	})
 }
 
+// Not every system tells a write after the client's end from one after a RST.
+func TestLingerAfterClientsEndWhateverTheWriteSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t)
+		client, peer, _, remote := g.memBoth(1 << 10)
+		must(t, writeOf(client, []byte("last words"))())
+		must(t, client.CloseWrite())
+		synctest.Wait()
+		client.in.fail(io.ErrClosedPipe, &ResetError{Code: proto.CodeReset})
+		must(t, writeOf(peer, []byte("answer"))())
+		synctest.Wait()
+		if got := readAll(t, peer); string(got) != "last words" || len(remote.codes()) != 0 {
+			t.Errorf("read %q, resets %v", got, remote.codes())
+		}
+		must(t, peer.CloseWrite())
+		g.drained()
+	})
+}
+
+// deafEnd can't be told of the end, as a QUIC stream whose peer reads no more.
+type deafEnd struct{ *memEnd }
+
+func (deafEnd) CloseWrite() error { return errors.New("close called for canceled stream") }
+
+func TestPeerThatHasSentAllAndReadsNoMoreEndsCleanly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t)
+		client, local := memPair(100)
+		peer, remote := memPair(100)
+		s := g.pipe(local, deafEnd{remote})
+		must(t, writeOf(peer, []byte("reply"))())
+		must(t, peer.CloseWrite())
+		synctest.Wait()
+		must(t, client.CloseWrite())
+		g.drained()
+		if got := readAll(t, client); string(got) != "reply" || len(local.codes()) != 0 || s.Status().Reset != "" {
+			t.Errorf("read %q, reset with %v, ended with %q", got, local.codes(), s.Status().Reset)
+		}
+		if len(remote.codes()) != 1 {
+			t.Error("the peer is not told that nothing comes any more")
+		}
+	})
+}
+
+func TestClientThatCannotBeToldOfTheEndMaySendOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t)
+		client, local := memPair(100)
+		peer, remote := memPair(100)
+		s := g.pipe(deafEnd{local}, remote)
+		must(t, peer.CloseWrite())
+		synctest.Wait()
+		must(t, writeOf(client, []byte("still here"))())
+		must(t, client.CloseWrite())
+		g.drained()
+		if got := readAll(t, peer); string(got) != "still here" || s.Status().Reset != "" {
+			t.Errorf("read %q, ended with %q", got, s.Status().Reset)
+		}
+	})
+}
+
+func TestPeerThatCannotBeToldOfTheEndIsReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t)
+		client, local := memPair(100)
+		_, remote := memPair(100)
+		g.pipe(local, deafEnd{remote})
+		must(t, client.CloseWrite())
+		g.drained()
+		if len(remote.codes()) != 1 || len(local.codes()) != 1 {
+			t.Errorf("resets: local %v, remote %v", local.codes(), remote.codes())
+		}
+	})
+}
+
 func TestResetWhileClosingDoesNotDestroyWhatWasSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newRig(t)
@@ -332,6 +407,25 @@ func TestOnePeersBlockedResetDelaysNoOther(t *testing.T) {
 		}
 		close(unblock)
 		<-waited
+	})
+}
+
+// Closing a socket waits until the pump has let go of it.
+func TestManyStreamsAreResetAtOnceNotOneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t)
+		for range 100 {
+			_, local := memPair(10)
+			_, remote := memPair(10)
+			local.onReset = func() { time.Sleep(time.Second) }
+			g.pipe(local, remote)
+		}
+		start := time.Now()
+		g.ResetStreams(all, proto.CodeStopped)
+		g.drained()
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v", took)
+		}
 	})
 }
 

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"p2ptun/proto"
@@ -38,7 +37,7 @@ type Stream struct {
 	opened  time.Time
 	local   End
 	remote  End
-	in, out atomic.Int64
+	in, out way
 
 	mu       sync.Mutex
 	ended    int // ways that have ended
@@ -77,7 +76,7 @@ func (s *Stream) Status() StreamStatus {
 	st := StreamStatus{
 		ID: s.id, Tunnel: s.entry.Tunnel.ID, Kind: s.entry.Tunnel.Kind, Protocol: s.entry.Tunnel.Protocol,
 		Peer: s.Peer, Origin: s.Origin, Path: s.Path, Opened: s.opened,
-		BytesIn: s.in.Load(), BytesOut: s.out.Load(),
+		BytesIn: s.in.n.Load(), BytesOut: s.out.n.Load(),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,3 +1,5 @@
+// Kubo as a tool of the tests, in a module of its own: `go test ./...` never
+// compiles it.
 module kubotool
 
 go 1.26.5
