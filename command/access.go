@@ -16,7 +16,7 @@ func (t *tool) allowCommand() *cli.Command {
 		Name: "allow", Usage: "let a peer use a protocol", ArgsUsage: "PROTOCOL PEER",
 		Description: "Kept in the file `access` of the home, which you may edit as well. Takes effect at once.",
 		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "for", Usage: "until `T` from now, 24h for one (default: for ever)"},
+			&cli.DurationFlag{Name: "for", Usage: "until `T` from now, 24h for one", DefaultText: "for ever"},
 			customFlag(),
 		},
 		Action: func(c *cli.Context) error { return t.setRule(c, true) },
@@ -33,7 +33,7 @@ func (t *tool) denyCommand() *cli.Command {
 }
 
 func customFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "allow-custom-protocol", Usage: "take a protocol outside /x/"}
+	return boolFlag("allow-custom-protocol", "take a protocol outside /x/")
 }
 
 // setRule goes through the running node, where it holds when this returns;
@@ -98,7 +98,7 @@ func (t *tool) accessCommand() *cli.Command {
 }
 
 func headerFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "v", Usage: "print a header"}
+	return boolFlag("v", "print a header")
 }
 
 // accessRow is one right, as `access ls` shows it.

@@ -70,9 +70,9 @@ func (t *tool) app() *cli.App {
 		Action:                    func(c *cli.Context) error { return cli.ShowAppHelp(c) },
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "home", EnvVars: []string{"P2PTUN_HOME"}, Usage: "`DIR` of identity, rules and kept tunnels", DefaultText: home.Default()},
-			&cli.BoolFlag{Name: "json", Usage: "print JSON, one object a line"},
+			boolFlag("json", "print JSON, one object a line"),
 			&cli.StringFlag{Name: "log-level", Value: "warn", Usage: "debug, info, warn or error"},
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no notes on stderr, only errors"},
+			boolFlag("quiet", "no notes on stderr, only errors", "q"),
 		},
 		Commands: t.commands(),
 	}
@@ -136,6 +136,11 @@ func (t *tool) owner(ctx context.Context) (*daemon.Client, error) {
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// boolFlag is a switch, which is off unless it is named.
+func boolFlag(name, usage string, aliases ...string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Aliases: aliases, Usage: usage, DisableDefaultText: true}
 }
 
 // hostingFlags are those of commands that may host the node.

@@ -19,11 +19,11 @@ func (t *tool) forwardCommand() *cli.Command {
 			"PEER is a peer ID, a multiaddr that ends in /p2p/ID, /dnsaddr/host, or a name from `p2ptun peer add`;\n" +
 			"several in order of preference. Runs until Ctrl-C.",
 		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "wait", Usage: "bind even while the peer is away"},
+			boolFlag("wait", "bind even while the peer is away"),
 			&cli.DurationFlag{Name: "dial-timeout", Value: defaultDialTimeout, Usage: "`T` that one connection's dial and negotiation may take together"},
-			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T` (default: never)"},
-			&cli.BoolFlag{Name: "allow-custom-protocol", Usage: "take a protocol outside /x/"},
-			&cli.BoolFlag{Name: "bg", Usage: "hand it to the running node, which keeps it across restarts"},
+			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T`", DefaultText: "never"},
+			boolFlag("allow-custom-protocol", "take a protocol outside /x/"),
+			boolFlag("bg", "hand it to the running node, which keeps it across restarts"),
 		}, hostingFlags()...),
 		Action: t.forward,
 	}

@@ -24,11 +24,11 @@ func (t *tool) listenCommand() *cli.Command {
 			"Nobody is let in but whom you allow. Runs until Ctrl-C.",
 		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "allow", Usage: "let `PEER` in for as long as this runs, repeatable"},
-			&cli.BoolFlag{Name: "open", Usage: "let everybody in who knows the peer ID"},
-			&cli.BoolFlag{Name: "report-peer-id", Aliases: []string{"r"}, Usage: "send the peer's ID and a newline to the target first"},
-			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T` (default: never)"},
-			&cli.BoolFlag{Name: "allow-custom-protocol", Usage: "take a protocol outside /x/"},
-			&cli.BoolFlag{Name: "bg", Usage: "hand it to the running node, which keeps it across restarts"},
+			boolFlag("open", "let everybody in who knows the peer ID"),
+			boolFlag("report-peer-id", "send the peer's ID and a newline to the target first", "r"),
+			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T`", DefaultText: "never"},
+			boolFlag("allow-custom-protocol", "take a protocol outside /x/"),
+			boolFlag("bg", "hand it to the running node, which keeps it across restarts"),
 		}, hostingFlags()...),
 		Action: t.listen,
 	}

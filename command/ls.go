@@ -67,7 +67,7 @@ func (t *tool) closeCommand() *cli.Command {
 			&cli.StringFlag{Name: "protocol", Aliases: []string{"p"}, Usage: "of that `PROTOCOL`"},
 			&cli.StringFlag{Name: "listen-address", Aliases: []string{"l"}, Usage: "forwards bound to `ADDR`"},
 			&cli.StringFlag{Name: "target-address", Aliases: []string{"t"}, Usage: "listens with target `ADDR`"},
-			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all of them"},
+			boolFlag("all", "all of them", "a"),
 		},
 		Action: t.closeTunnels,
 	}
@@ -136,7 +136,7 @@ func (t *tool) streamCommand() *cli.Command {
 			{Name: "ls", Usage: "list them", Flags: []cli.Flag{headerFlag()}, Action: t.streamList},
 			{
 				Name: "close", Usage: "reset them", ArgsUsage: "[ID...]", Action: t.streamClose,
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all of them"}},
+				Flags: []cli.Flag{boolFlag("all", "all of them", "a")},
 			},
 		},
 		Action: needSubcommand,

@@ -54,7 +54,7 @@ func (s *Service) Run(e *registry.Entry, ready func(target error)) {
 	if s.probes == nil {
 		s.probes = map[*registry.Entry]*probe{}
 	}
-	s.probes[e] = &probe{}
+	s.probes[e] = newProbe()
 	s.mu.Unlock()
 	ready(s.probe(e))
 	<-ctx.Done()

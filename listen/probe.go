@@ -2,7 +2,6 @@ package listen
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"p2ptun/proto"
@@ -11,10 +10,12 @@ import (
 
 // probe remembers whether a target answered.
 type probe struct {
-	mu  sync.Mutex // held while the target is dialled: others wait for its answer
-	at  time.Time
-	err error
+	turn chan struct{} // holds one while the target is dialled: others wait for its answer
+	at   time.Time
+	err  error
 }
+
+func newProbe() *probe { return &probe{turn: make(chan struct{}, 1)} }
 
 // Answer answers a peer's question: may it, and is the service up? A peer
 // without a right gets the same answer at the same time for every name.
@@ -44,8 +45,8 @@ func (s *Service) probe(e *registry.Entry) error {
 	if p == nil {
 		return registry.ErrClosed
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
 	if !p.at.IsZero() && time.Since(p.at) < probeEvery {
 		return p.err
 	}
