@@ -77,14 +77,29 @@ func reply(w http.ResponseWriter, v any, err error) error {
 	return json.NewEncoder(w).Encode(v)
 }
 
-// decode reads a bounded request.
-func decode(r *http.Request, v any) error {
-	d := json.NewDecoder(io.LimitReader(r.Body, maxRequest))
+// decode reads a bounded request of one JSON value.
+func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+	err := d.Decode(v)
+	if err == nil {
+		err = noMore(d)
+	}
+	if err != nil {
 		return usage("request: " + err.Error())
 	}
 	return nil
+}
+
+// noMore refuses what follows a JSON value.
+func noMore(d *json.Decoder) error {
+	switch _, err := d.Token(); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	}
+	return errors.New("more than one JSON value")
 }
 
 // Status is what `GET /status` answers.
@@ -98,6 +113,10 @@ type Status struct {
 	Tunnels  int               `json:"tunnels"`
 	Streams  int               `json:"streams"`
 	Sessions int               `json:"sessions"`
+	Started  time.Time         `json:"started"`
+	// Stopping: it takes no tunnel any more, and ends when those that live
+	// have.
+	Stopping bool `json:"stopping"`
 	// AccessError is why nobody is let in; empty when all is well.
 	AccessError string `json:"access_error,omitempty"`
 	Goroutines  int    `json:"goroutines"`
@@ -105,10 +124,14 @@ type Status struct {
 
 func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) error {
 	sessions, _ := s.Sessions()
+	s.mu.Lock()
+	stopping := s.stopping
+	s.mu.Unlock()
 	st := Status{
 		Peer: s.node.ID(), Addrs: s.node.Addrs(), Peers: s.node.Peers(),
 		Hosting: s.opts.Hosting, Version: s.opts.Version, Home: string(s.opts.Home),
 		Tunnels: len(s.registry.Tunnels()), Streams: len(s.registry.Streams()), Sessions: sessions,
+		Started: s.started, Stopping: stopping,
 		Goroutines: runtime.NumGoroutine(),
 	}
 	if err := s.access.Err(); err != nil {
@@ -212,7 +235,7 @@ func (s *Server) getAccess(w http.ResponseWriter, _ *http.Request) error {
 // postAccess puts a rule into the file; it holds when the answer goes out.
 func (s *Server) postAccess(w http.ResponseWriter, r *http.Request) error {
 	var rule access.Rule
-	if err := decode(r, &rule); err != nil {
+	if err := decode(w, r, &rule); err != nil {
 		return err
 	}
 	if err := checkRule(&rule); err != nil {
@@ -257,7 +280,7 @@ const pingPatience = 8 * time.Second
 
 func (s *Server) postPing(w http.ResponseWriter, r *http.Request) error {
 	var req PingRequest
-	if err := decode(r, &req); err != nil {
+	if err := decode(w, r, &req); err != nil {
 		return err
 	}
 	if len(req.Peers) == 0 || len(req.Peers) > maxPeers {
@@ -298,6 +321,7 @@ func (s *Server) ping(ctx context.Context, typed string) (PingReply, error) {
 func (s *Server) postStop(w http.ResponseWriter, _ *http.Request) error {
 	s.mu.Lock()
 	stop := s.stopAll
+	s.stopAsked = true
 	s.mu.Unlock()
 	err := reply(w, struct{}{}, nil)
 	_ = http.NewResponseController(w).Flush()

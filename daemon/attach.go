@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// attachWait bounds how long an owner that is starting or stopping is
-	// waited for: a drain, and the end of all parts.
+	// attachWait bounds how long an owner that does not answer is waited for:
+	// it is starting, or has drained and ends its parts.
 	attachWait = 30 * time.Second
 	attachLook = 20 * time.Millisecond
 	// answerWait bounds how long an owner may take to say how it is.
@@ -37,8 +37,11 @@ func find(ctx context.Context, dir home.Dir) (*Client, Status, error) {
 	asking, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	st, err := c.Status(asking)
-	if err != nil {
-		return nil, st, errors.Join(ErrNoOwner, ctx.Err())
+	switch {
+	case ctx.Err() != nil:
+		return nil, st, ctx.Err()
+	case err != nil:
+		return nil, st, ErrNoOwner
 	}
 	return c, st, nil
 }
@@ -48,30 +51,42 @@ func find(ctx context.Context, dir home.Dir) (*Client, Status, error) {
 // owner and the others find it. An owner that hosts otherwise than opts asks
 // is an *Error of CodeHosting.
 func Attach(ctx context.Context, opts Options) (*Client, *Server, error) {
-	ctx, cancel := context.WithTimeout(ctx, attachWait)
-	defer cancel()
-	for {
+	for last := time.Now().Add(attachWait); ; {
 		c, st, err := find(ctx, opts.Home)
-		if err == nil {
+		switch {
+		case err == nil && st.Stopping: // for as long as its drain takes
+			last = time.Now().Add(attachWait)
+		case err == nil:
 			return c, nil, checkHosting(st.Hosting, opts.Hosting)
+		case ctx.Err() != nil:
+			return nil, nil, ctx.Err()
+		default:
+			if c, s, err := becomeFound(ctx, opts); !errors.Is(err, ErrOwned) {
+				return c, s, err
+			}
 		}
-		if !errors.Is(err, ErrNoOwner) {
-			return nil, nil, err
-		}
-		s, err := Become(ctx, opts)
-		if err == nil {
-			c, err := Find(ctx, opts.Home)
-			return c, s, err
-		}
-		if !errors.Is(err, ErrOwned) {
-			return nil, nil, err
+		if time.Now().After(last) {
+			return nil, nil, fmt.Errorf("%w, but does not answer on its control socket", ErrOwned)
 		}
 		select {
 		case <-time.After(attachLook):
 		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("%w, but does not answer on its control socket", ErrOwned)
+			return nil, nil, ctx.Err()
 		}
 	}
+}
+
+// becomeFound is Become, with a client of the new owner.
+func becomeFound(ctx context.Context, opts Options) (*Client, *Server, error) {
+	s, err := Become(ctx, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := Find(ctx, opts.Home)
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Stop(0, true))
+	}
+	return c, s, nil
 }
 
 // ErrOwned is returned by Become where another process owns the home.
@@ -104,8 +119,8 @@ func checkHosting(has, asked Hosting) error {
 	return nil
 }
 
-// AwaitEnd returns when no process owns the home any more.
-func AwaitEnd(ctx context.Context, dir home.Dir) error {
+// AwaitEnd returns when that owner, which said was, owns the home no more.
+func AwaitEnd(ctx context.Context, dir home.Dir, was Status) error {
 	for {
 		lock, free, err := dir.TryLock()
 		if err != nil {
@@ -113,6 +128,9 @@ func AwaitEnd(ctx context.Context, dir home.Dir) error {
 		}
 		if free {
 			return lock.Release()
+		}
+		if _, st, err := find(ctx, dir); err == nil && !st.Started.Equal(was.Started) {
+			return nil // another has it already
 		}
 		select {
 		case <-time.After(attachLook):

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -30,6 +31,7 @@ type book struct {
 
 	mu      sync.Mutex
 	tunnels []registry.Tunnel
+	seen    []byte // the file as it was read or written last; nil for none
 }
 
 // BookError says that the file of kept tunnels can't be used. It is never
@@ -39,27 +41,49 @@ type BookError struct {
 	Err  error
 }
 
+// errEdited is why a change is refused that would undo a person's.
+var errEdited = errors.New("was edited since it was read")
+
 func (e *BookError) Error() string { return fmt.Sprintf("kept tunnels %s: %v", e.Path, e.Err) }
 func (e *BookError) Unwrap() error { return e.Err }
 
 // Hint is a command.
 func (e *BookError) Hint() string {
+	if errors.Is(e.Err, errEdited) {
+		return "to use it as it is now: p2ptun reload"
+	}
 	return "mend the file, or start without it: mv " + e.Path + " " + e.Path + ".broken"
 }
 
-// loadBook reads the file; where there is none, nothing is kept.
-func loadBook(path string) ([]registry.Tunnel, error) {
-	data, err := home.ReadFile(path)
+// readBook reads the file; nil where there is none. One that others may write
+// to is refused: they could open this machine with it.
+func readBook(path string) ([]byte, error) {
+	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	if home.OthersMayWrite(info) {
+		return nil, &home.UnsafeError{Path: path}
+	}
+	return home.ReadFile(path)
+}
+
+// parseBook reads the file's content; where there is none, nothing is kept.
+func parseBook(path string, data []byte) ([]registry.Tunnel, error) {
+	if data == nil {
+		return nil, nil
+	}
 	var f bookFile
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&f); err != nil {
+	err := d.Decode(&f)
+	if err == nil {
+		err = noMore(d)
+	}
+	if err != nil {
 		return nil, &BookError{path, err}
 	}
 	if f.Version != bookVersion {
@@ -78,7 +102,7 @@ func checkBook(path string, tunnels []registry.Tunnel) error {
 		ids[t.ID] = true
 		t.Keep = true
 		if err := Normalize(t); err != nil {
-			return &BookError{path, fmt.Errorf("tunnel %s: %w", t.ID, err)}
+			return &BookError{path, fmt.Errorf("tunnel %s: %v", t.ID, err)} // it is not the command that is wrong
 		}
 	}
 	return nil
@@ -93,13 +117,17 @@ func (b *book) list() []registry.Tunnel {
 
 // reload reads the file again; on an error the book stays as it is.
 func (b *book) reload() error {
-	tunnels, err := loadBook(b.path)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	data, err := readBook(b.path)
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.tunnels = tunnels
+	tunnels, err := parseBook(b.path, data)
+	if err != nil {
+		return err
+	}
+	b.tunnels, b.seen = tunnels, data
 	return nil
 }
 
@@ -115,6 +143,8 @@ func (b *book) remove(id string) error {
 	})
 }
 
+// change writes the book anew. It never writes over what a person has edited
+// meanwhile.
 func (b *book) change(change func([]registry.Tunnel) []registry.Tunnel) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,10 +153,18 @@ func (b *book) change(change func([]registry.Tunnel) []registry.Tunnel) error {
 	if err != nil {
 		return err
 	}
-	if err := home.WriteFile(b.path, append(data, '\n')); err != nil {
+	data = append(data, '\n')
+	now, err := readBook(b.path)
+	if err != nil {
 		return err
 	}
-	b.tunnels = next
+	if !bytes.Equal(now, b.seen) {
+		return &BookError{b.path, errEdited}
+	}
+	if err := home.WriteFile(b.path, data); err != nil {
+		return err
+	}
+	b.tunnels, b.seen = next, data
 	return nil
 }
 

@@ -115,7 +115,7 @@ func (c *Client) Keep(ctx context.Context, t registry.Tunnel) (e Event, err erro
 func (c *Client) Open(ctx context.Context, t registry.Tunnel, streams bool, on func(Event)) (reason string, err error) {
 	resp, err := c.do(ctx, "POST", "/tunnels?streams="+strconv.FormatBool(streams), t)
 	if err != nil {
-		return "", err
+		return "", goneBeforeReady(ctx, err)
 	}
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
@@ -134,6 +134,17 @@ func (c *Client) Open(ctx context.Context, t registry.Tunnel, streams bool, on f
 		return "", ctx.Err()
 	}
 	return "", ErrOwnerGone
+}
+
+// goneBeforeReady tells an owner that ended, or is about to, from one that
+// refuses the tunnel.
+func goneBeforeReady(ctx context.Context, err error) error {
+	var api *Error
+	said := errors.As(err, &api)
+	if ctx.Err() != nil || said && api.Code != CodeStopping {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrOwnerGone, err)
 }
 
 func ownerGone(reason string) error {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,8 +40,21 @@ const (
 type Options struct {
 	Home    home.Dir
 	Hosting Hosting
+	// Inherit is how to host where Hosting does not say: as the owner before,
+	// whose tunnels are taken over.
+	Inherit Hosting
 	Version string
 	Log     *slog.Logger // if nil, nothing is logged
+}
+
+// hosting is how the node is run: as asked, else as inherited, else by default.
+func (o Options) hosting() Hosting {
+	h := o.Hosting
+	h.Network = cmp.Or(h.Network, o.Inherit.Network, NetworkLAN)
+	if len(h.ListenAddrs) == 0 {
+		h.ListenAddrs = o.Inherit.ListenAddrs
+	}
+	return h
 }
 
 // Server owns a home: its node, its tunnels, its control socket.
@@ -57,6 +71,11 @@ type Server struct {
 	sequence registry.Sequence
 	api      *http.Server
 	closing  chan struct{} // closed when the control socket is about to close
+	started  time.Time
+
+	// keeping is held while a tunnel goes into the book or out of it, together
+	// with what that means for its run.
+	keeping sync.Mutex
 
 	ctx    context.Context // ends when everything is to end at once
 	cancel context.CancelFunc
@@ -70,6 +89,8 @@ type Server struct {
 	sessions int              // commands with a tunnel that lives as long as they
 	changed  chan struct{}    // closed when sessions changes
 	stopAll  func(StopReason) // asks whoever runs the server to stop it
+	// stopAsked: somebody has asked, maybe before stopAll was known.
+	stopAsked bool
 }
 
 // StopReason says who asked the server to stop.
@@ -80,9 +101,8 @@ const StopAsked StopReason = "p2ptun stop"
 // start makes the server, whose lock is held, and starts everything in order.
 func start(ctx context.Context, opts Options, lock *home.Lock) (*Server, error) {
 	s := &Server{opts: opts, log: opts.Log, registry: registry.New(), runs: map[string]*run{}, changed: make(chan struct{}), closing: make(chan struct{})}
-	if s.opts.Hosting.Network == "" {
-		s.opts.Hosting.Network = NetworkLAN
-	}
+	s.opts.Hosting = opts.hosting()
+	s.started = time.Now()
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -240,8 +260,12 @@ func (s *Server) stopSocket(ctx context.Context) error {
 // control socket. It must not block.
 func (s *Server) OnStop(f func(StopReason)) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.stopAll = f
+	asked := s.stopAsked
+	s.mu.Unlock()
+	if asked {
+		f(StopAsked)
+	}
 }
 
 // Stop ends the server: no new connection is taken, live streams may finish

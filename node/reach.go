@@ -294,9 +294,12 @@ func (n *Node) Ask(ctx context.Context, id, name string) (proto.Verdict, error) 
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
-	if err := errors.Join(proto.WriteQuestion(s, name), s.CloseWrite()); err != nil {
+	if err := proto.WriteQuestion(s, name); err != nil {
 		return proto.Verdict_VERDICT_UNKNOWN, askError(err)
 	}
+	// This fails where the peer has answered and closed already: over QUIC its
+	// close cancels our way out.
+	_ = s.CloseWrite()
 	v, err := proto.ReadAnswer(s)
 	if err != nil {
 		_ = s.Reset()

@@ -79,6 +79,7 @@ func TestRevocationWaitsForNothing(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		g.ResetStreams(all, proto.CodeRevoked)
+		synctest.Wait() // remote ends are reset by goroutines
 		_, err := client.Read(make([]byte, 1))
 		var reset *ResetError
 		if !errors.As(err, &reset) || reset.Code != proto.CodeRevoked || time.Since(start) != 0 {

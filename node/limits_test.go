@@ -1,0 +1,175 @@
+package node
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// greet answers each stream with one byte and keeps it.
+func greet(n *testNode) {
+	n.Handle(func(in registry.Incoming) { _, _ = in.End.Write([]byte("k")) })
+}
+
+// openMany opens streams at once, and gives those that the peer has taken.
+func openMany(t testing.TB, a, b *testNode, n int) (held []registry.End) {
+	t.Helper()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(n))
+	for range 16 {
+		all.Go(func() {
+			for left.Add(-1) >= 0 {
+				end, _, err := a.Open(within(t), b.ID(), "/x/t")
+				if err != nil {
+					continue
+				}
+				if _, err := io.ReadFull(end, make([]byte, 1)); err != nil {
+					_ = end.Reset(proto.CodeNone)
+					continue
+				}
+				mu.Lock()
+				held = append(held, end)
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	return held
+}
+
+func release(ends []registry.End) {
+	for _, end := range ends {
+		_ = end.Reset(proto.CodeNone)
+	}
+}
+
+// strangersLimit is libp2p's default for one peer's streams to us.
+func strangersLimit(n *testNode) int {
+	return n.limits.Limiter.GetPeerLimits("").GetStreamLimit(network.DirInbound)
+}
+
+const many = 5200
+
+func TestAStrangerKeepsTheDefaultsAndAFriendMayHoldMany(t *testing.T) {
+	a, b := pair(t, onTCP)
+	greet(b)
+	limit := strangersLimit(b)
+	if limit >= many/2 {
+		t.Fatalf("libp2p's default is %d: nothing is tested", limit)
+	}
+	asStranger := openMany(t, a, b, limit+100)
+	// identify and its like hold some of them
+	if n := len(asStranger); n > limit || n < limit-32 {
+		t.Errorf("a stranger holds %d streams, libp2p's default is %d", n, limit)
+	}
+	release(asStranger)
+
+	b.trust(a.ID(), true) // while it is connected
+	b.RefreshLimits()
+	asFriend := openMany(t, a, b, many)
+	if n := len(asFriend); n != many {
+		t.Errorf("a friend holds %d streams, want %d", n, many)
+	}
+
+	b.trust(a.ID(), false)
+	b.RefreshLimits()
+	if n := len(openMany(t, a, b, 10)); n != 0 {
+		t.Errorf("one that is distrusted got %d more streams", n)
+	}
+	release(asFriend)
+	eventually(t, "streams are free again", func() bool { return streamsOf(b, a) < limit/2 })
+	again := openMany(t, a, b, limit+100)
+	if n := len(again); n > limit || n < limit/2 {
+		t.Errorf("one that is distrusted holds %d streams, libp2p's default is %d", n, limit)
+	}
+	release(again)
+}
+
+func streamsOf(n, peer *testNode) (count int) {
+	_ = n.host.Network().ResourceManager().ViewPeer(peer.host.ID(), func(s network.PeerScope) error {
+		count = s.Stat().NumStreamsInbound
+		return nil
+	})
+	return count
+}
+
+func TestOneThatIsTrustedFromTheStartMayHoldMany(t *testing.T) {
+	a, b := newTestNode(t, onTCP), newTestNode(t, onTCP)
+	b.trust(a.ID(), true)
+	greet(b)
+	reach(t, a, b.host)
+	held := openMany(t, a, b, many)
+	if n := len(held); n != many {
+		t.Errorf("holds %d streams, want %d", n, many)
+	}
+	release(held)
+}
+
+// A scope whose limit was changed outlives its connection: the one who comes
+// back is judged anew.
+func TestTrustLostWhileAwayIsLostOnReturn(t *testing.T) {
+	a, b := pair(t, onTCP)
+	limitOf := func() (l rcmgr.Limit) {
+		_ = b.host.Network().ResourceManager().ViewPeer(a.host.ID(), func(s network.PeerScope) error {
+			l = s.(rcmgr.ResourceScopeLimiter).Limit()
+			return nil
+		})
+		return l
+	}
+	b.trust(a.ID(), true)
+	b.RefreshLimits()
+	if limitOf() != b.limits.peer {
+		t.Error("the wide limit did not reach the scope")
+	}
+	lose(t, a, b)
+	b.trust(a.ID(), false)
+	b.RefreshLimits()
+	must(t, a.Connect(within(t), b.ID(), 0))
+	eventually(t, "the narrow limit holds", func() bool { return limitOf() == b.limits.Limiter.GetPeerLimits(a.host.ID()) })
+}
+
+func TestThePeersWhoseScopesAreKeptAreBounded(t *testing.T) {
+	n := newTestNode(t, onTCP)
+	for i := range maxSticky {
+		if !n.makeSticky(peer.ID(fmt.Sprint(i))) {
+			t.Fatalf("peer %d is one too many", i)
+		}
+	}
+	if n.makeSticky("one more") || len(n.sticky) != maxSticky {
+		t.Errorf("%d peers are kept", len(n.sticky))
+	}
+	if !n.makeSticky("0") {
+		t.Error("one that is kept already was refused")
+	}
+}
+
+// libp2p's default lets 8 connections in from one address, and makes the 17th
+// within a minute wait; loopback is free, so documentation addresses stand in
+// (RFC 5737, RFC 3849).
+func TestAnOfficeMayConnectFromOneAddress(t *testing.T) {
+	for _, addr := range []string{"/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001"} {
+		rm, err := newResourceManager(newLimiter(func(peer.ID) bool { return false }))
+		must(t, err)
+		opened := 0
+		for range perAddress + 20 {
+			if _, err := rm.OpenConnection(network.DirInbound, true, multiaddrs(t, addr)[0]); err == nil {
+				opened++
+			}
+		}
+		if opened != perAddress {
+			t.Errorf("%d connections from %s, want %d", opened, addr, perAddress)
+		}
+		must(t, rm.Close())
+	}
+}
