@@ -210,10 +210,11 @@ func TestOwnerKeepsNoGoroutineOfWhatHasEnded(t *testing.T) {
 		cycle(t, client, fmt.Sprintf("/x/r%d", i))
 		wantOneEcho(t, tun.forward)
 	}
+	await(t, "only the one tunnel of before is left", func() bool {
+		st, ok := tun.service.status()
+		return ok && st.Sessions == 1 && st.Tunnels == 1 && st.Streams == 0
+	})
 	await(t, "the number of goroutines returns", func() bool { return goroutines() <= before+slack })
-	if st, ok := tun.service.status(); !ok || st.Sessions != 1 || st.Tunnels != 1 || st.Streams != 0 {
-		t.Fatalf("status %+v, want the one tunnel of before", st)
-	}
 }
 
 func wantOneEcho(t testing.TB, f *forwarding) {

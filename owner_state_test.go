@@ -155,7 +155,7 @@ func TestForwardKeptWhileItsPeerIsAwayOpensAtTheNextStart(t *testing.T) {
 	tun.forward.kill()
 	tun.listen.kill()
 	startDaemon(tun.client)
-	wantReset(t, dialTCP(t, addr))
+	wantResetAtOnce(t, kept)
 	startListen(tun.service, tun.listen.where(), testProtocol, serve(t, echoBack).addr())
 	await(t, "the kept tunnel works again", func() bool { return echoes(kept) })
 }

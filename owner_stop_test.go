@@ -140,6 +140,19 @@ func TestSecondSignalEndsTheDrainAtOnce(t *testing.T) {
 	}
 }
 
+func TestCloseCutsWhatDrains(t *testing.T) {
+	tun := startTunnel(t, overTCP, serve(t, echoBack).addr(), "--drain", "1h")
+	c := tun.forward.dial(t)
+	wantEcho(t, c, "before")
+	interrupt(t, tun.listen.process)
+	tun.listen.saysOnStderr(t, "live connections: 1")
+	tun.service.run("close", "-p", testProtocol)
+	wantCutOff(t, c)
+	if code := tun.listen.exit(t); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+}
+
 // wantCutOff waits for the end of a connection, of whatever kind.
 func wantCutOff(t testing.TB, c net.Conn) {
 	t.Helper()

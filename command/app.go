@@ -27,7 +27,8 @@ type Env struct {
 func Run(env Env, args []string) int {
 	t := &tool{Env: env}
 	app := t.app()
-	ordered, err := reorder(app, args)
+	ordered, path, err := reorder(app, args)
+	t.path = path
 	if err == nil {
 		err = app.RunContext(env.Soft, ordered)
 	}
@@ -39,7 +40,8 @@ type tool struct {
 	Env
 	json  bool
 	quiet bool
-	home  string // as given by --home; empty for the default
+	home  string   // as given by --home; empty for the default
+	path  []string // the command's name
 	log   *slog.Logger
 }
 
@@ -56,6 +58,7 @@ there or not answering; 6 local address taken; 7 no node running.`
 func (t *tool) app() *cli.App {
 	return &cli.App{
 		Name:                      "p2ptun",
+		HelpName:                  "p2ptun",
 		Usage:                     "a TCP service of one machine on another, by peer ID, over libp2p",
 		Description:               description,
 		Version:                   Version,
@@ -98,6 +101,9 @@ func (t *tool) commands() []*cli.Command {
 
 func (t *tool) before(c *cli.Context) error {
 	t.json, t.quiet, t.home = c.Bool("json"), c.Bool("quiet"), c.String("home")
+	if env, found := os.LookupEnv("P2PTUN_HOME"); t.home == "" && c.IsSet("home") && (!found || env != "") {
+		return usageHint("--home is empty", "leave it out for "+home.Default())
+	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
 		return usagef("log level %q is none of debug, info, warn, error", c.String("log-level"))

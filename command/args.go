@@ -12,14 +12,14 @@ import (
 // reorder puts flags before arguments, as urfave/cli needs them: it takes
 // flags after the first argument silently for arguments, and so would lose an
 // `--allow`. Flags of the program itself go to the front. What no command
-// knows is an error.
-func reorder(app *cli.App, args []string) ([]string, error) {
+// knows is an error. path is the command's name.
+func reorder(app *cli.App, args []string) (ordered, path []string, err error) {
 	if len(args) > 0 && args[len(args)-1] == "--generate-bash-completion" {
-		return args, nil
+		return args, nil, nil
 	}
 	o := ordering{global: app.Flags, commands: app.Commands}
 	if err := o.walk(args[1:]); err != nil {
-		return nil, err
+		return nil, o.path, err
 	}
 	out := append([]string{args[0]}, o.globals...)
 	out = append(out, o.path...)
@@ -27,26 +27,28 @@ func reorder(app *cli.App, args []string) ([]string, error) {
 	if len(o.words) > 0 {
 		out = append(append(out, "--"), o.words...)
 	}
-	return out, nil
+	return out, o.path, nil
 }
 
 type ordering struct {
 	global   []cli.Flag
 	commands []*cli.Command // that the next word may name
 	command  *cli.Command
+	topics   []*cli.Command // that the word after `help` may name
 
 	path, globals, flags, words []string
 }
 
 func (o *ordering) walk(args []string) error {
+	ended := false // the flags, by `--`
 	for len(args) > 0 {
 		arg := args[0]
 		args = args[1:]
-		if arg == "--" {
-			o.words = append(o.words, args...)
-			return nil
+		if arg == "--" && !ended {
+			ended = true
+			continue
 		}
-		if len(arg) < 2 || arg[0] != '-' {
+		if ended || len(arg) < 2 || arg[0] != '-' {
 			if err := o.word(arg); err != nil {
 				return err
 			}
@@ -63,22 +65,24 @@ func (o *ordering) walk(args []string) error {
 
 // word takes a command's name or an argument.
 func (o *ordering) word(arg string) error {
-	if len(o.commands) == 0 || len(o.words) > 0 {
-		o.words = append(o.words, arg)
+	if o.topics != nil && findCommand(o.topics, arg) == nil {
+		return unknownCommand(o.path, arg, o.topics)
+	}
+	if len(o.commands) == 0 {
+		o.words, o.topics = append(o.words, arg), nil
 		return nil
 	}
 	if arg == "help" || arg == "h" {
-		o.path, o.commands = append(o.path, arg), nil
+		o.path, o.commands, o.topics = append(o.path, arg), nil, o.commands
 		return nil
 	}
-	for _, c := range o.commands {
-		if c.HasName(arg) {
-			o.path = append(o.path, arg)
-			o.command, o.commands = c, c.Subcommands
-			return nil
-		}
+	c := findCommand(o.commands, arg)
+	if c == nil {
+		return unknownCommand(o.path, arg, o.commands)
 	}
-	return unknownCommand(o.path, arg, o.commands)
+	o.path = append(o.path, arg)
+	o.command, o.commands = c, c.Subcommands
+	return nil
 }
 
 // flag takes a flag, and of rest its value; it says how many of rest it used.
@@ -92,7 +96,7 @@ func (o *ordering) flag(arg string, rest []string) (used int, err error) {
 		into = &o.globals
 	}
 	if f == nil && !isHelp {
-		return 0, usageHint("unknown flag "+arg, helpFor(o.path))
+		return 0, o.unknownFlag(arg, name)
 	}
 	if isHelp {
 		o.flags = append(o.flags, arg)
@@ -102,11 +106,20 @@ func (o *ordering) flag(arg string, rest []string) (used int, err error) {
 	if _, isBool := f.(*cli.BoolFlag); isBool || hasValue {
 		return 0, nil
 	}
-	if len(rest) == 0 {
+	if len(rest) == 0 || strings.HasPrefix(rest[0], "--") { // such a value needs --FLAG=VALUE
 		return 0, usageHint("flag "+arg+" needs a value", helpFor(o.path))
 	}
 	*into = append(*into, rest[0])
 	return 1, nil
+}
+
+// unknownFlag knows that some write --version for a command.
+func (o *ordering) unknownFlag(arg, name string) error {
+	hint := helpFor(o.path)
+	if o.command == nil && findCommand(o.commands, name) != nil {
+		hint = "p2ptun " + name
+	}
+	return usageHint("unknown flag "+arg, hint)
 }
 
 func (o *ordering) commandFlags() []cli.Flag {
@@ -114,6 +127,15 @@ func (o *ordering) commandFlags() []cli.Flag {
 		return nil
 	}
 	return o.command.Flags
+}
+
+func findCommand(commands []*cli.Command, name string) *cli.Command {
+	for _, c := range commands {
+		if c.HasName(name) {
+			return c
+		}
+	}
+	return nil
 }
 
 func findFlag(flags []cli.Flag, name string) cli.Flag {
@@ -151,7 +173,7 @@ func wantArgs(c *cli.Context, least, most int) error {
 		if n > least {
 			what = "too many"
 		}
-		return usageHint(what+" arguments", "p2ptun "+c.Command.Name+" "+c.Command.ArgsUsage)
+		return usageHint(what+" arguments", strings.TrimSpace(c.Command.HelpName+" "+c.Command.ArgsUsage))
 	}
 	return nil
 }

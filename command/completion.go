@@ -66,6 +66,10 @@ func (t *tool) manCommand() *cli.Command {
 		Name: "man", Usage: "print the manual page (troff)",
 		Description: "To read it: p2ptun man | man -l -",
 		Action: func(c *cli.Context) error {
+			if err := wantArgs(c, 0, 0); err != nil {
+				return err
+			}
+			hideThisMachine(c.App)
 			page, err := c.App.ToManWithSection(1)
 			if err != nil {
 				return err
@@ -73,5 +77,14 @@ func (t *tool) manCommand() *cli.Command {
 			_, err = fmt.Fprint(t.Out, page)
 			return err
 		},
+	}
+}
+
+// hideThisMachine: a manual page is for all machines.
+func hideThisMachine(app *cli.App) {
+	for _, f := range app.Flags {
+		if s, ok := f.(*cli.StringFlag); ok && s.Name == "home" {
+			s.Value, s.DefaultText = "", "p2ptun in the user's data directory"
+		}
 	}
 }

@@ -46,15 +46,8 @@ func usageHint(message, hint string) error {
 	return &exitError{code: exitUsage, err: errors.New(message), hint: hint}
 }
 
-func onUsageError(c *cli.Context, err error, _ bool) error {
-	return usageHint(err.Error(), helpFor(commandPath(c)))
-}
-
-func commandPath(c *cli.Context) []string {
-	if c.Command == nil || c.Command.Name == "" || c.Command.Name == c.App.Name {
-		return nil
-	}
-	return []string{c.Command.Name}
+func onUsageError(_ *cli.Context, err error, _ bool) error {
+	return usagef("%w", err)
 }
 
 // fail prints an error with its hint and gives the exit code.
@@ -63,6 +56,9 @@ func (t *tool) fail(err error) int {
 		return exitOK
 	}
 	e := t.explain(err)
+	if e.code == exitUsage && e.hint == "" {
+		e = &exitError{e.code, e.err, helpFor(t.path)}
+	}
 	if t.json {
 		line, _ := json.Marshal(map[string]any{"event": "error", "message": e.err.Error(), "hint": e.hint, "exit": e.code})
 		fmt.Fprintln(t.Out, string(withEventFirst(line, "error")))
@@ -90,6 +86,8 @@ func (t *tool) explain(err error) *exitError {
 	var line *access.LineError
 	var hinted interface{ Hint() string }
 	switch {
+	case errors.Is(err, context.Canceled):
+		return &exitError{exitInterrupted, errors.New("interrupted before it was ready"), ""}
 	case errors.Is(err, daemon.ErrNoOwner):
 		return &exitError{exitNoNode, err, t.self() + " daemon"}
 	case errors.Is(err, daemon.ErrOwned):
@@ -100,8 +98,6 @@ func (t *tool) explain(err error) *exitError {
 		return &exitError{exitFailure, err, fmt.Sprintf("edit line %d of %s", line.Line, line.Path)}
 	case errors.As(err, &hinted):
 		return &exitError{exitFailure, err, hinted.Hint()}
-	case errors.Is(err, context.Canceled):
-		return &exitError{exitInterrupted, errors.New("interrupted before it was ready"), ""}
 	}
 	return &exitError{exitFailure, err, ""}
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"net"
+	"strings"
 
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/urfave/cli/v2"
@@ -65,6 +66,9 @@ func (t *tool) forwardTunnel(c *cli.Context) (registry.Tunnel, error) {
 		return registry.Tunnel{}, usageHint("no PEER given: "+bind+" is an address to bind",
 			"p2ptun forward "+shellQuote(args[0])+" "+shellQuote(bind)+" PEER")
 	}
+	if err := checkOrder(args[0], peers); err != nil {
+		return registry.Tunnel{}, err
+	}
 	addrs, err := t.peerAddrs(peers)
 	if err != nil {
 		return registry.Tunnel{}, err
@@ -78,6 +82,21 @@ func (t *tool) forwardTunnel(c *cli.Context) (registry.Tunnel, error) {
 		Custom: c.Bool("allow-custom-protocol"),
 	}
 	return tunnel, checkTunnel(&tunnel)
+}
+
+// checkOrder says what is wrong where an address to bind stands among the
+// peers.
+func checkOrder(protocol string, peers []string) error {
+	for _, p := range peers {
+		if strings.HasPrefix(p, "udp:") {
+			_, err := proto.ParseBind(p)
+			return usagef("%w", err)
+		}
+		if proto.LooksLikeEndpoint(p) {
+			return usageHint(p+" is an address to bind: one, before the peers", "p2ptun forward "+shellQuote(protocol)+" "+shellQuote(p)+" PEER")
+		}
+	}
+	return nil
 }
 
 // hostPortOf shows an address without its protocols: 192.168.1.7:4001.

@@ -21,6 +21,8 @@ type hosted struct {
 
 	self  string // this node's peer ID
 	ready bool   // it has worked once
+
+	retries int
 }
 
 // run serves the tunnel until a signal, its end, or an error. Where the owner
@@ -32,16 +34,17 @@ func (h *hosted) run() error {
 			return err
 		}
 		if st, err := client.Status(h.t.Soft); err == nil {
-			h.self = st.Peer
+			h.self, h.opts.Inherit = st.Peer, st.Hosting
 		}
 		stop := h.stopper(server)
 		err = h.session(client)
 		if server != nil {
-			h.stayForOthers(server, stop)
-			if err := stop.stop(h.drain, false); err != nil {
+			err = h.outcome(err)
+			alone := h.stayForOthers(server, stop, err)
+			if err := stop.stop(h.drain, alone); err != nil { // who comes just now takes over
 				h.t.log.Warn("stop", "err", err)
 			}
-			return h.outcome(err)
+			return err
 		}
 		if !h.takeOver(err) {
 			return h.outcome(err)
@@ -51,14 +54,21 @@ func (h *hosted) run() error {
 
 // takeOver says whether to go on in another process, or as the owner.
 func (h *hosted) takeOver(err error) bool {
-	gone := errors.Is(err, daemon.ErrOwnerGone) || h.ready && errors.Is(err, daemon.ErrNoOwner)
-	if !gone || h.t.Soft.Err() != nil {
+	if !errors.Is(err, daemon.ErrOwnerGone) || h.t.Soft.Err() != nil {
 		return false
+	}
+	if !h.ready { // it never had anything here: it starts anew
+		h.retries++
+		return h.retries <= maxRetries
 	}
 	h.t.note("the node's owner has ended; taking over")
 	h.tunnel.Wait = h.tunnel.Kind == registry.KindForward
 	return true
 }
+
+// maxRetries bounds how many owners may end, one after the other, before a
+// tunnel was ready once.
+const maxRetries = 10
 
 // outcome: a signal after the tunnel was ready is how it is meant to end.
 func (h *hosted) outcome(err error) error {
@@ -88,7 +98,7 @@ func (h *hosted) session(client *daemon.Client) error {
 	})()
 	reason, err := client.Open(ctx, h.tunnel, h.t.json, func(e daemon.Event) {
 		if e.Event == "ready" {
-			h.tunnel.ID, h.ready = e.ID, true
+			h.tunnel.ID, h.tunnel.Bind, h.ready = e.ID, e.Bind, true // taken over, it has the same port
 			ready <- e.ID
 		}
 		h.on(e)
@@ -124,8 +134,9 @@ func (h *hosted) live(client *daemon.Client, id string) int64 {
 }
 
 // stayForOthers keeps the node running while other commands have tunnels in
-// it. The next signal, or `p2ptun stop`, ends that.
-func (h *hosted) stayForOthers(server *daemon.Server, stop *stopper) {
+// it. The next signal, or `p2ptun stop`, ends that; alone says that neither
+// was needed. failure is why this command's own tunnel has ended, if it failed.
+func (h *hosted) stayForOthers(server *daemon.Server, stop *stopper, failure error) (alone bool) {
 	signal := h.t.Soft
 	if signal.Err() != nil {
 		signal = h.t.Hard
@@ -133,10 +144,16 @@ func (h *hosted) stayForOthers(server *daemon.Server, stop *stopper) {
 	said := false
 	for signal.Err() == nil {
 		n, changed := server.Sessions()
-		if n == 0 || stop.asked() {
-			return
+		if stop.asked() {
+			return false
+		}
+		if n == 0 {
+			return true
 		}
 		if !said {
+			if failure != nil {
+				h.t.note("%v", failure)
+			}
 			h.t.note("this command's tunnel has ended; still hosting those of %d other commands (another signal ends them)", n)
 			said = true
 		}
@@ -146,6 +163,7 @@ func (h *hosted) stayForOthers(server *daemon.Server, stop *stopper) {
 		case <-signal.Done():
 		}
 	}
+	return false
 }
 
 // stopper stops a server once, whoever asks first: this command's end or

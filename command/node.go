@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -76,14 +77,17 @@ func (t *tool) ping(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
 	if server != nil {
+		server.OnStop(func(daemon.StopReason) { cancel() })
 		defer func() { _ = server.Stop(0, true) }()
 	}
 	for i := range c.Int("count") {
-		if i > 0 && !t.sleep(time.Second) {
+		if i > 0 && !sleep(ctx, time.Second) {
 			return nil
 		}
-		r, err := client.Ping(c.Context, peers)
+		r, err := client.Ping(ctx, peers)
 		if err != nil {
 			return err
 		}
@@ -94,12 +98,12 @@ func (t *tool) ping(c *cli.Context) error {
 	return nil
 }
 
-// sleep says false when a signal came.
-func (t *tool) sleep(d time.Duration) bool {
+// sleep says false when ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
 		return true
-	case <-t.Soft.Done():
+	case <-ctx.Done():
 		return false
 	}
 }
@@ -152,7 +156,7 @@ func (t *tool) daemon(c *cli.Context) error {
 	case <-stop.wanted:
 	}
 	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
-	return stop.stop(c.Duration("drain"), true)
+	return stop.stop(c.Duration("drain"), !stop.asked())
 }
 
 func (t *tool) showDaemon(c *cli.Context, opts daemon.Options) error {
@@ -210,14 +214,21 @@ func (t *tool) stop(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	was, err := client.Status(c.Context)
+	if err != nil {
+		return err
+	}
 	if err := client.Stop(c.Context); err != nil {
 		return err
 	}
-	return daemon.AwaitEnd(c.Context, dir)
+	return daemon.AwaitEnd(c.Context, dir, was)
 }
 
 func (t *tool) versionCommand() *cli.Command {
 	return &cli.Command{Name: "version", Usage: "print the version", Action: func(c *cli.Context) error {
+		if err := wantArgs(c, 0, 0); err != nil {
+			return err
+		}
 		if t.json {
 			return t.printJSON(map[string]string{"version": Version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 		}

@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +45,14 @@ type run struct {
 	done  chan struct{} // closed when it has ended; err is set then
 	err   error         // why it could not be opened
 	warn  string        // what is missing although it works
+	// endLoan takes back what its flags allow; its live streams may finish
+	// first. Nil for a forward.
+	endLoan func()
 
+	// life ends with the command that opened it, whose going ends a drain; or
+	// by hurry.
+	life  context.Context
+	hurry context.CancelFunc
 	// persists: a kept tunnel is opened again and again where it can't be.
 	persists bool
 }
@@ -60,6 +70,7 @@ func (s *Server) open(ctx context.Context, t registry.Tunnel, persists bool) (*r
 		return nil, err
 	}
 	r := &run{entry: e, ready: make(chan struct{}), done: make(chan struct{}), persists: persists}
+	r.life, r.hurry = context.WithCancel(ctx)
 	s.runs[e.Tunnel.ID] = r
 	s.tasks.Go(func() { s.serve(r) })
 	return r, nil
@@ -68,6 +79,7 @@ func (s *Server) open(ctx context.Context, t registry.Tunnel, persists bool) (*r
 // serve is the life of one tunnel.
 func (s *Server) serve(r *run) {
 	defer close(r.done)
+	defer r.hurry()
 	r.err = s.serveOnce(r)
 	for backoff := retryMin; r.err != nil && r.persists && r.entry.Context().Err() == nil; backoff = min(2*backoff, retryMax) {
 		r.entry.SetState(registry.StateRetrying, r.err.Error())
@@ -92,7 +104,7 @@ func (s *Server) finish(r *run) {
 	code := proto.CodeClosed
 	var end *endCause
 	if errors.As(context.Cause(r.entry.Context()), &end) && end.drain > 0 {
-		ctx, cancel := context.WithTimeout(s.ctx, end.drain)
+		ctx, cancel := context.WithTimeout(r.life, end.drain)
 		_ = s.registry.Drain(ctx, func(st *registry.Stream) bool { return st.Entry() == r.entry })
 		cancel()
 	}
@@ -100,6 +112,9 @@ func (s *Server) finish(r *run) {
 		code = proto.CodeStopped
 	}
 	s.registry.Deregister(r.entry, code)
+	if r.endLoan != nil {
+		r.endLoan()
+	}
 	s.mu.Lock()
 	delete(s.runs, r.entry.Tunnel.ID)
 	s.mu.Unlock()
@@ -125,8 +140,7 @@ func (r *run) markReady(warn string) {
 
 func (s *Server) serveListen(r *run) error {
 	t := r.entry.Tunnel
-	endLoan := s.access.Lend(t.Protocol, t.Allow, t.Open)
-	defer endLoan()
+	r.endLoan = s.access.Lend(t.Protocol, t.Allow, t.Open)
 	if !strings.HasPrefix(t.Protocol, proto.Namespace) {
 		defer s.node.Offer(t.Protocol)()
 	}
@@ -258,40 +272,60 @@ func (s *Server) stopRuns(context.Context) error {
 // closeRun ends a tunnel, and forgets it where it was kept: first on disk.
 func (s *Server) closeRun(r *run, drain time.Duration) error {
 	if r.entry.Tunnel.Keep {
+		s.keeping.Lock()
+		defer s.keeping.Unlock()
 		if err := s.book.remove(r.entry.Tunnel.ID); err != nil {
 			return err
 		}
 	}
 	r.entry.Close(&endCause{drain: drain, reason: EndClosed})
+	if drain == 0 {
+		r.hurry() // it may be draining already
+	}
 	return nil
 }
 
 // reload rereads what a person may have edited: access rules and kept tunnels.
+// A kept tunnel that is gone, or is another now, is closed.
 func (s *Server) reload() error {
 	s.access.Reload()
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	had := s.book.list()
 	if err := s.book.reload(); err != nil {
 		return err
 	}
-	want := map[string]registry.Tunnel{}
-	for _, t := range s.book.list() {
-		want[t.ID] = t
-	}
-	s.mu.Lock()
-	var gone []*run
-	for id, r := range s.runs {
-		if _, kept := want[id]; r.entry.Tunnel.Keep && !kept {
-			gone = append(gone, r)
+	want := s.book.list()
+	for _, t := range had {
+		if r := s.runOf(t.ID); r != nil && r.entry.Tunnel.Keep && !holds(want, t) {
+			r.entry.Close(&endCause{reason: EndClosed})
+			<-r.done
 		}
-		delete(want, id)
 	}
-	s.mu.Unlock()
-	for _, r := range gone {
-		r.entry.Close(&endCause{reason: EndClosed})
-		<-r.done
-	}
+	s.registry.ReserveIDs(lastID(want))
 	var errs []error
 	for _, t := range want {
-		errs = append(errs, s.openKept(t))
+		errs = append(errs, s.reopen(t))
 	}
 	return errors.Join(append(errs, s.access.Err())...)
+}
+
+// reopen opens a kept tunnel that is not open.
+func (s *Server) reopen(t registry.Tunnel) error {
+	switch r := s.runOf(t.ID); {
+	case r == nil:
+		return s.openKept(t)
+	case !r.entry.Tunnel.Keep:
+		return usage(fmt.Sprintf("kept tunnel %s: that id is of a tunnel that is not kept: choose another", t.ID))
+	}
+	return nil
+}
+
+// holds says whether a tunnel is in the list as it is.
+func holds(list []registry.Tunnel, t registry.Tunnel) bool {
+	text, err := json.Marshal(t)
+	return err == nil && slices.ContainsFunc(list, func(o registry.Tunnel) bool {
+		other, err := json.Marshal(o)
+		return err == nil && bytes.Equal(text, other)
+	})
 }

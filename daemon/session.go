@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -46,7 +47,7 @@ const eventQueue = 1024
 // client goes, takes the tunnel with it.
 func (s *Server) postTunnel(w http.ResponseWriter, r *http.Request) error {
 	var t registry.Tunnel
-	if err := decode(r, &t); err != nil {
+	if err := decode(w, r, &t); err != nil {
 		return err
 	}
 	if err := Normalize(&t); err != nil {
@@ -118,7 +119,13 @@ func (s *Server) awaitReady(ctx context.Context, r *run) error {
 		r.entry.Close(ctx.Err())
 		<-r.done
 	}
-	if r.err != nil {
+	var end *endCause
+	switch {
+	case errors.As(context.Cause(r.entry.Context()), &end) && end.reason == EndHandover:
+		return &Error{Code: CodeStopping, Message: "the node is stopping"}
+	case end != nil:
+		return fmt.Errorf("the tunnel was %s before it was ready", end.reason)
+	case r.err != nil:
 		return r.err
 	}
 	return fmt.Errorf("tunnel %s: %w", r.entry.Tunnel.ID, registry.ErrClosed)
@@ -126,13 +133,22 @@ func (s *Server) awaitReady(ctx context.Context, r *run) error {
 
 // keep writes the tunnel into the book before it says that it is kept.
 func (s *Server) keep(w http.ResponseWriter, r *run) error {
-	t := r.entry.Tunnel
-	if err := s.book.add(t); err != nil {
+	if err := s.addToBook(r); err != nil {
 		r.entry.Close(err)
 		<-r.done
 		return err
 	}
 	return reply(w, s.readyEvent(r), nil)
+}
+
+// addToBook keeps a tunnel, unless it was closed in the meantime.
+func (s *Server) addToBook(r *run) error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	if r.entry.Context().Err() != nil && r.endReason() == EndClosed {
+		return fmt.Errorf("tunnel %s: %w", r.entry.Tunnel.ID, registry.ErrClosed)
+	}
+	return s.book.add(r.entry.Tunnel)
 }
 
 // tell writes the tunnel's events until it ends. The command no longer counts

@@ -17,17 +17,18 @@ import (
 func TestAnAnswerComesBack(t *testing.T) {
 	everyTransport(t, func(t *testing.T, addr string) {
 		a, b := pair(t, addr)
-		var want proto.Verdict
+		var verdict atomic.Int32
 		b.HandleAsk(func(ctx context.Context, peer, protocol string) proto.Verdict {
 			if _, bounded := ctx.Deadline(); !bounded || peer != a.ID() || protocol != "/x/t" {
 				t.Errorf("asked by %s for %s, bounded: %v", peer, protocol, bounded)
 			}
-			return want
+			return proto.Verdict(verdict.Load())
 		})
-		for _, want = range []proto.Verdict{
+		for _, want := range []proto.Verdict{
 			proto.Verdict_VERDICT_OK, proto.Verdict_VERDICT_REFUSED,
 			proto.Verdict_VERDICT_SERVICE_DOWN, proto.Verdict_VERDICT_NO_SERVICE,
 		} {
+			verdict.Store(int32(want))
 			if got, err := a.Ask(within(t), b.ID(), "/x/t"); err != nil || got != want {
 				t.Errorf("got %v, %v; want %v", got, err, want)
 			}
@@ -100,8 +101,8 @@ func TestABadQuestionIsReset(t *testing.T) {
 	} {
 		s, err := plain.NewStream(within(t), a.host.ID(), proto.AskProtocol)
 		must(t, err)
-		_, err = s.Write(question)
-		must(t, errors.Join(err, s.CloseWrite()))
+		_, _ = s.Write(question) // the reset may come before its end
+		_ = s.CloseWrite()
 		if got, err := io.ReadAll(s); err == nil || len(got) != 0 {
 			t.Errorf("%s: read %q, %v", name, got, err)
 		}

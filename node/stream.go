@@ -106,21 +106,24 @@ func streamError(err error) error {
 	var se *network.StreamError
 	code := proto.CodePeerAway
 	switch {
+	case isNotSupported(err):
+		code = proto.CodeNoService
 	case errors.As(err, &se):
 		code = proto.Code(se.ErrorCode)
 	case errors.Is(err, network.ErrReset):
 		code = proto.CodeNone
-	case isNotSupported(err):
-		code = proto.CodeNoService
 	}
 	return &registry.ResetError{Code: code, Err: err}
 }
 
 // isNotSupported says that negotiation failed because the peer does not have
-// the protocol.
+// the protocol. A libp2p that says so resets the stream right after, and the
+// reset may overtake the word.
 func isNotSupported(err error) bool {
 	var ns multistream.ErrNotSupported[protocol.ID]
-	return errors.As(err, &ns)
+	var se *network.StreamError
+	return errors.As(err, &ns) ||
+		errors.As(err, &se) && se.Remote && se.ErrorCode == network.StreamProtocolNegotiationFailed
 }
 
 // pathOf reads a stream's path from its own connection.
