@@ -94,17 +94,7 @@ type process struct {
 	ended    chan struct{} // closed when it has ended and all it printed is there
 }
 
-// start runs one of the programs of this test binary.
-func start(t testing.TB, name string, args ...string) *process {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return startFrom(t, self, name, args...)
-}
-
-// startFrom does so with another build of the test binary.
+// startFrom runs one of the programs of a build of this test binary.
 func startFrom(t testing.TB, binary, name string, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(binary, args...), ended: make(chan struct{})}

@@ -9,23 +9,26 @@ import (
 // The scripts ask the program itself what may come next.
 var completions = map[string]string{
 	"bash": `_p2ptun() {
-  local words
-  words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" --generate-bash-completion 2>/dev/null)
-  mapfile -t COMPREPLY < <(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}")
+  local words typed=${COMP_WORDS[COMP_CWORD]} line=("${COMP_WORDS[@]:0:$COMP_CWORD}")
+  [[ $typed != -* ]] || line+=("$typed")
+  words=$("${line[@]}" --generate-bash-completion 2>/dev/null)
+  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$typed")
 }
 complete -o bashdefault -o default -F _p2ptun p2ptun
 `,
 	"zsh": `#compdef p2ptun
 _p2ptun() {
-  local -a words_next
-  words_next=("${(@f)$(${words[@]:0:$((CURRENT-1))} --generate-bash-completion 2>/dev/null)}")
+  local -a line words_next
+  line=(${words[@]:0:$((CURRENT-1))})
+  [[ $words[CURRENT] != -* ]] || line+=($words[CURRENT])
+  words_next=("${(@f)$($line --generate-bash-completion 2>/dev/null)}")
   _describe 'p2ptun' words_next
 }
 compdef _p2ptun p2ptun
 `,
 	"powershell": `Register-ArgumentCompleter -Native -CommandName p2ptun -ScriptBlock {
   param($word, $ast, $cursor)
-  $words = $ast.CommandElements | Select-Object -Skip 1 | ForEach-Object { $_.ToString() } | Where-Object { $_ -ne $word }
+  $words = $ast.CommandElements | Select-Object -Skip 1 | ForEach-Object { $_.ToString() } | Where-Object { $_ -ne $word -or $word.StartsWith('-') }
   p2ptun @words --generate-bash-completion 2>$null | Where-Object { $_ -like "$word*" } | ForEach-Object {
     [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
   }

@@ -162,6 +162,7 @@ func (s *Server) serveForward(r *run) error {
 		return err
 	}
 	defer release()
+	r.entry.SetPeer(peers[0])
 	f := &forward.Forward{
 		Registry:  s.registry,
 		Entry:     r.entry,

@@ -150,13 +150,6 @@ func multiaddrs(t testing.TB, addrs ...string) (list []ma.Multiaddr) {
 	return list
 }
 
-func idOf(t testing.TB, id string) peer.ID {
-	t.Helper()
-	p, err := peer.Decode(id)
-	must(t, err)
-	return p
-}
-
 // offerX makes a plain host take streams as Kubo's `ipfs p2p` does.
 func offerX(h host.Host, f network.StreamHandler) {
 	h.SetStreamHandlerMatch("/x/", func(p protocol.ID) bool { return len(p) > 3 && p[:3] == "/x/" }, f)
