@@ -92,7 +92,7 @@ func checkOrder(protocol string, peers []string) error {
 			_, err := proto.ParseBind(p)
 			return usagef("%w", err)
 		}
-		if proto.LooksLikeEndpoint(p) {
+		if !strings.HasPrefix(p, "/") && proto.LooksLikeEndpoint(p) {
 			return usageHint(p+" is an address to bind: one, before the peers", "p2ptun forward "+shellQuote(protocol)+" "+shellQuote(p)+" PEER")
 		}
 	}
