@@ -60,6 +60,10 @@ func (t *tool) showRefused(e daemon.Event) {
 	if e.Unsaid > 0 {
 		more = fmt.Sprintf(" (and %d more refusals that were not shown)", e.Unsaid)
 	}
+	if e.Reason != daemon.NotAllowed {
+		t.note("refused %s, which asked for %s%s: %s", e.Peer, e.Protocol, more, e.Reason)
+		return
+	}
 	t.note("refused %s, which asked for %s%s; to let it in: %s allow %s %s", e.Peer, e.Protocol, more, t.self(), shellQuote(e.Protocol), e.Peer)
 }
 

@@ -20,27 +20,51 @@ const (
 
 type refusals struct {
 	events *registry.Dispatcher
-	limit  *rate.Limiter
+	// Names that nobody listens on have a limit of their own: whoever makes
+	// them up must not use up the lines of those that the owner is to see.
+	offered, others told
+}
+
+// told limits lines, and counts those that were not said.
+type told struct {
+	limit *rate.Limiter
 
 	mu     sync.Mutex
 	unsaid int64
 }
 
 func newRefusals(events *registry.Dispatcher) *refusals {
-	return &refusals{events: events, limit: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst)}
+	r := &refusals{events: events}
+	r.offered.limit = rate.NewLimiter(rate.Every(refusalEvery), refusalBurst)
+	r.others.limit = rate.NewLimiter(rate.Every(refusalEvery), refusalBurst)
+	return r
 }
 
-// add takes one refusal of a peer. Nothing of it is kept.
-func (r *refusals) add(peer, protocol string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.limit.Allow() {
-		r.unsaid++
+// add takes one refusal of a peer; offered says that somebody listens on the
+// protocol here. Nothing of it is kept.
+func (r *refusals) add(peer, protocol, reason string, offered bool) {
+	t := &r.others
+	if offered {
+		t = &r.offered
+	}
+	unsaid, say := t.say()
+	if !say {
 		return
 	}
 	r.events.Publish(registry.RefusedEvent{
-		Time: time.Now(), Peer: peer, Protocol: proto.Printable(protocol, proto.MaxName),
-		Reason: "not allowed", Unsaid: r.unsaid,
+		Time: time.Now(), Peer: peer, Protocol: proto.Printable(protocol, proto.MaxName), Reason: reason, Unsaid: unsaid,
 	})
-	r.unsaid = 0
+}
+
+// say says whether a line may be said now, and how many were not since the
+// last.
+func (t *told) say() (unsaid int64, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.limit.Allow() {
+		t.unsaid++
+		return 0, false
+	}
+	unsaid, t.unsaid = t.unsaid, 0
+	return unsaid, true
 }

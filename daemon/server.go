@@ -156,7 +156,7 @@ func (s *Server) startNode(ctx context.Context) error {
 	s.listens = &listen.Service{
 		Registry: s.registry,
 		Allowed:  s.access.Allowed,
-		Refused:  s.refusals.add,
+		Refused:  s.peerRefused,
 		Hold:     n.Hold,
 	}
 	n.Handle(s.listens.Serve)
@@ -179,6 +179,18 @@ func (s *Server) stopTasks(context.Context) error {
 	s.registry.ResetStreams(func(*registry.Stream) bool { return true }, proto.CodeStopped)
 	s.tasks.Wait()
 	return nil
+}
+
+// NotAllowed is the reason of a refusal that a rule would lift.
+const NotAllowed = "not allowed"
+
+func (s *Server) peerRefused(peer, protocol string) {
+	reason := NotAllowed
+	if err := s.access.Err(); err != nil {
+		reason = "nobody is let in: " + err.Error()
+	}
+	_, offered := s.registry.Listener(protocol)
+	s.refusals.add(peer, protocol, reason, offered)
 }
 
 // accessChanged takes back what is no longer allowed: at once, on streams that

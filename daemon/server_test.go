@@ -257,7 +257,7 @@ func TestRefusalsAreToldOneByOneThenCounted(t *testing.T) {
 		defer sub.Close()
 		r := newRefusals(events)
 		for range strangers {
-			r.add("peer", "/x/\x1b[2J")
+			r.add("peer", "/x/\x1b[2J", NotAllowed, true)
 		}
 		for range refusalBurst {
 			e, _, err := sub.Next(t.Context())
@@ -271,11 +271,31 @@ func TestRefusalsAreToldOneByOneThenCounted(t *testing.T) {
 		if e, _, err := sub.Next(ctx); err == nil {
 			t.Fatalf("one more is told: %+v", e)
 		}
-		r.add("peer", "/x/ssh")
+		r.add("peer", "/x/ssh", NotAllowed, true)
 		e, _, err := sub.Next(t.Context())
 		must(t, err)
 		if e.Unsaid != strangers-refusalBurst {
 			t.Fatalf("%d not told, want %d", e.Unsaid, strangers-refusalBurst)
 		}
 	})
+}
+
+func TestNamesThatNobodyListensOnHideNoRefusalOfOneThatIsOffered(t *testing.T) {
+	events := registry.NewDispatcher()
+	sub, err := registry.Subscribe[registry.RefusedEvent](events, "test", 100)
+	must(t, err)
+	defer sub.Close()
+	r := newRefusals(events)
+	for range 1000 {
+		r.add("stranger", "/x/guess", NotAllowed, false)
+	}
+	r.add("friend", "/x/ssh", NotAllowed, true)
+	for range refusalBurst + 1 {
+		e, _, err := sub.Next(t.Context())
+		must(t, err)
+		if e.Peer == "friend" && e.Unsaid == 0 {
+			return
+		}
+	}
+	t.Error("the friend's refusal was not told")
 }
