@@ -18,7 +18,7 @@ var allowedImports = map[string][]string{
 	"p2ptun":          {"p2ptun/command"},
 	"p2ptun/command":  {"p2ptun/daemon", "p2ptun/access", "p2ptun/node", "p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/daemon":   {"p2ptun/forward", "p2ptun/listen", "p2ptun/node", "p2ptun/access", "p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
-	"p2ptun/forward":  {"p2ptun/registry", "p2ptun/proto"},
+	"p2ptun/forward":  {"p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/listen":   {"p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/node":     {"p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/access":   {"p2ptun/home", "p2ptun/proto"},

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -161,4 +164,51 @@ func eventOfLine(text string) (string, error) {
 		return "", fmt.Errorf(`%q: the first key is not "event"`, text)
 	}
 	return e.Event, nil
+}
+
+// takeHangups lets children have hangups, however this test was started.
+func takeHangups(t testing.TB) {
+	t.Helper()
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(ch) })
+}
+
+func TestCLITakesEachHangupOfAClosedTerminalForOneSignal(t *testing.T) {
+	takeHangups(t)
+	tun := startTunnel(t, overTCP, serve(t, echoBack).addr(), "--drain", "1m")
+	c := tun.forward.dial(t)
+	wantEcho(t, c, "before")
+	sendSignal(t, tun.listen.process, syscall.SIGHUP)
+	tun.listen.saysOnStderr(t, "live connections: 1")
+	sendSignal(t, tun.listen.process, syscall.SIGHUP)
+	for range 20 {
+		wantEcho(t, c, "after")
+	}
+	c.Close()
+	if code := tun.listen.exit(t); code != 0 {
+		t.Errorf("exit code %d: %s", code, tun.listen.err.String())
+	}
+}
+
+// A hangup that counted would make the interrupt the second signal, which
+// resets the connection.
+func TestCLIUnderNohupOutlivesAHangup(t *testing.T) {
+	service, client := newNode(t), newNode(t)
+	service.run("allow", testProtocol, client.id)
+	l := startFrom(t, "/bin/sh", "sh", "-c", `trap '' HUP; exec p2ptun "$@"`, "sh", "--home", service.home, "listen",
+		"--network", "none", "--listen-addr", overTCP, "--drain", "1m", testProtocol, serve(t, echoBack).addr())
+	addr := l.waitFor(t, &l.out, `address    (\S+)`)[1]
+	c := startForward(client, testProtocol, addr).dial(t)
+	wantEcho(t, c, "before")
+	sendSignal(t, l, syscall.SIGHUP)
+	interrupt(t, l)
+	l.saysOnStderr(t, "live connections: 1")
+	for range 20 {
+		wantEcho(t, c, "after")
+	}
+	c.Close()
+	if code := l.exit(t); code != 0 {
+		t.Errorf("exit code %d: %s", code, l.err.String())
+	}
 }

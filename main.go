@@ -17,17 +17,23 @@ func main() {
 	os.Exit(command.Run(command.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Soft: soft, Hard: hard}, os.Args))
 }
 
-// signals gives a context that ends with the first interrupt and one that ends
-// with the second.
+// signals gives a context that ends with the first signal to end and one that
+// ends with the second. A hangup is never the second: the kernel and the shell
+// each send one when a terminal closes. Under nohup it is none at all.
 func signals(ctx context.Context) (soft, hard context.Context) {
 	soft, first := context.WithCancel(ctx)
 	hard, second := context.WithCancel(ctx)
-	ch := make(chan os.Signal, 2)
-	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, ends...)
 	go func() {
 		<-ch
 		first()
-		<-ch
+		for <-ch == syscall.SIGHUP {
+		}
 		second()
 	}()
 	return soft, hard

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -138,6 +140,36 @@ func TestSecondSignalEndsTheDrainAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestHungOwnerIsNamedAndNotTakenForNone(t *testing.T) {
+	n := newNode(t)
+	owner := startDaemon(n)
+	sendSignal(t, owner, syscall.SIGSTOP)
+	defer func() { _ = owner.cmd.Process.Signal(syscall.SIGCONT) }()
+	kill := fmt.Sprintf("hint: kill %d", owner.cmd.Process.Pid)
+	for _, args := range [][]string{{"ls"}, {"stop"}} {
+		wantExit(t, n.start(args...), 1, "does not answer", kill)
+	}
+	wantExit(t, n.hosting("daemon"), 1, "another process")
+	sendSignal(t, owner, syscall.SIGCONT)
+	n.run("ls")
+	sendSignal(t, owner, syscall.SIGTERM) // as the hint says
+	if code := owner.exit(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	wantExit(t, n.start("ls"), 7)
+}
+
+func TestListWhileTheNodeStartsWaitsForIt(t *testing.T) {
+	n := newNode(t)
+	lock := filepath.Join(n.home, "lock")
+	n.hosting("daemon")
+	await(t, "the daemon has the home", func() bool {
+		text, err := os.ReadFile(lock)
+		return err == nil && len(text) > 0
+	})
+	n.run("ls")
 }
 
 func TestCloseCutsWhatDrains(t *testing.T) {

@@ -7,6 +7,7 @@ package access
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"sync"
@@ -15,8 +16,14 @@ import (
 	"p2ptun/home"
 )
 
-// look is how often the file is looked at; a change takes effect within it.
-const look = 400 * time.Millisecond
+const (
+	// look is how often the file is looked at. A change takes effect when two
+	// looks have seen the same: an editor may be writing.
+	look = 200 * time.Millisecond
+	// patience is how many looks a file may be in the middle of a change, or
+	// not to be read for a reason that passes, before it counts as it is.
+	patience = 4
+)
 
 // Table answers whether a peer may use a protocol. Its methods may be called
 // from any goroutine. The zero value does not work: New.
@@ -32,9 +39,13 @@ type Table struct {
 	known map[string]int // peers with an allow rule, with the number of them
 	err   error
 	stamp stamp
+	retry bool      // the file could not be read, for a reason that may pass
 	next  time.Time // when the next rule expires; zero for never
 	lent  map[grant]int
 	open  map[string]int
+	// barred are denials that could not be written; they hold until the file
+	// says something of the same.
+	barred map[grant]struct{}
 }
 
 // grant is what a rule is about.
@@ -46,14 +57,15 @@ type stamp struct {
 	size int64
 	mode fs.FileMode
 	file fs.FileInfo
-	gone bool // not there; else, without a file, it can't be looked at
+	when time.Time // of the last change of mode, name or content, where the system tells
+	gone bool      // not there; else, without a file, it can't be looked at
 }
 
 // New makes a table of the rules in the file at path; a file that is not there
 // holds none. changed is called whenever an answer may have changed, and must
 // not block.
 func New(path string, changed func()) *Table {
-	t := &Table{path: path, changed: changed, now: time.Now, lent: map[grant]int{}, open: map[string]int{}}
+	t := &Table{path: path, changed: changed, now: time.Now, lent: map[grant]int{}, open: map[string]int{}, barred: map[grant]struct{}{}}
 	t.Reload()
 	return t
 }
@@ -67,6 +79,9 @@ func (t *Table) Allowed(peer, protocol string) bool {
 		return false
 	}
 	g := grant{protocol, peer}
+	if _, barred := t.barred[g]; barred {
+		return false
+	}
 	rule, ruled := t.rules[g]
 	if ruled && !rule.expired(t.now()) {
 		return rule.Allow
@@ -80,6 +95,13 @@ func (t *Table) Known(peer string) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.err == nil && (len(t.open) > 0 || t.known[peer] > 0)
+}
+
+// Named says whether a rule or a flag lets in that very peer anywhere.
+func (t *Table) Named(peer string) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.err == nil && t.known[peer] > 0
 }
 
 // Err is why nobody is let in, or nil.
@@ -144,24 +166,56 @@ func count[K comparable](m map[K]int, k K, by int) {
 func (t *Table) Serve(ctx context.Context) error {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
+	var w watcher
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if t.stale() {
-				t.Reload()
-			}
+			w.look(t)
 		}
 	}
 }
 
-// stale says that the file is not what was read, or that a rule has expired.
-func (t *Table) stale() bool {
+// watcher is what Serve remembers from look to look.
+type watcher struct {
+	last  stamp
+	looks int // since the file began to differ from what was read
+}
+
+// look rereads the file where it has changed and is calm: no editor is halfway
+// through. A file that has lost all its rules, or can't be read, gets as many
+// looks as patience says.
+func (w *watcher) look(t *Table) {
 	seen := stampOf(t.path)
+	changed, emptied, due := t.compare(seen)
+	calm := seen.same(w.last)
+	w.last = seen
+	if !changed {
+		w.looks = 0
+		if due {
+			t.Reload()
+		}
+		return
+	}
+	w.looks++
+	if w.looks < patience && (!calm || emptied) {
+		return
+	}
+	if t.load(w.looks >= patience) {
+		w.looks = 0
+	}
+}
+
+// compare says whether the file is not what was read, whether it has nothing
+// where rules were read, and whether a rule has expired.
+func (t *Table) compare(seen stamp) (changed, emptied, due bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return !seen.same(t.stamp) || !t.next.IsZero() && !t.now().Before(t.next)
+	changed = t.retry || !seen.same(t.stamp)
+	emptied = len(t.rules) > 0 && seen.size == 0
+	due = !t.next.IsZero() && !t.now().Before(t.next)
+	return changed, emptied, due
 }
 
 func stampOf(path string) stamp {
@@ -169,23 +223,71 @@ func stampOf(path string) stamp {
 	if err != nil {
 		return stamp{gone: errors.Is(err, fs.ErrNotExist)}
 	}
-	return stamp{mod: info.ModTime(), size: info.Size(), mode: info.Mode(), file: info}
+	return stamp{mod: info.ModTime(), size: info.Size(), mode: info.Mode(), file: info, when: changeTime(info)}
 }
 
 func (s stamp) same(o stamp) bool {
-	return s.mod.Equal(o.mod) && s.size == o.size && s.mode == o.mode && s.gone == o.gone &&
+	return s.mod.Equal(o.mod) && s.size == o.size && s.mode == o.mode && s.when.Equal(o.when) && s.gone == o.gone &&
 		(s.file == nil) == (o.file == nil) && (s.file == nil || os.SameFile(s.file, o.file))
 }
 
-// Reload reads the file now.
-func (t *Table) Reload() {
+// Reload reads the file now, and takes it as it is.
+func (t *Table) Reload() { t.load(true) }
+
+// load reads the file. What changed while it was read, or failed for a reason
+// that may pass, counts only where it is final; else the rules that were read
+// before go on to hold. It says whether there is nothing left to try.
+func (t *Table) load(final bool) (settled bool) {
 	seen := stampOf(t.path)
 	rules, err := read(t.path, t.now())
+	passes := mayPass(err)
+	if !final && (passes || !seen.same(stampOf(t.path))) {
+		return false
+	}
 	t.mu.Lock()
-	t.stamp, t.err, t.rules = seen, err, rules
+	t.unbar(rules)
+	again := passes && t.err != nil && t.err.Error() == err.Error()
+	t.stamp, t.retry, t.err, t.rules = seen, passes, err, rules
 	t.index()
 	t.mu.Unlock()
+	if !again {
+		t.changed()
+	}
+	return !passes
+}
+
+// unbar lifts the denials of which the file now says something new. Call it
+// with mu held.
+func (t *Table) unbar(rules map[grant]Rule) {
+	for g := range t.barred {
+		now, ruled := rules[g]
+		if old, was := t.rules[g]; ruled && (!was || old.String() != now.String()) {
+			delete(t.barred, g)
+		}
+	}
+}
+
+// mayPass tells an error of reading the file, too many open ones for instance,
+// from one of what it says.
+func mayPass(err error) bool {
+	return err != nil && !errors.As(err, new(*LineError)) && !errors.As(err, new(*home.UnsafeError))
+}
+
+// Bar denies a protocol to a peer in memory alone: where a denial can't be
+// written, it must hold all the same, until the file says something of the
+// same or the process ends. Errors: more than 10,000 of them.
+func (t *Table) Bar(peer, protocol string) error {
+	t.mu.Lock()
+	full := len(t.barred) >= maxRules
+	if !full {
+		t.barred[grant{protocol, peer}] = struct{}{}
+	}
+	t.mu.Unlock()
+	if full {
+		return fmt.Errorf("more than %d denials that are not written", maxRules)
+	}
 	t.changed()
+	return nil
 }
 
 // index makes anew what is derived from the rules. Call it with mu held.

@@ -42,7 +42,7 @@ func (t *tool) setRule(c *cli.Context, allow bool) error {
 	if err := wantArgs(c, 2, 2); err != nil {
 		return err
 	}
-	protocol, err := parseProtocol(c, c.Args().First())
+	protocol, err := t.parseProtocol(c, c.Args().First())
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,8 @@ type tool struct {
 	home  string   // as given by --home; empty for the default
 	path  []string // the command's name
 	log   *slog.Logger
+
+	failures told // of connections that a forward did not carry
 }
 
 const description = `p2ptun makes a TCP service on one machine appear on another, by peer ID.

@@ -1,8 +1,10 @@
 package command
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/urfave/cli/v2"
@@ -87,7 +89,7 @@ func (o *ordering) word(arg string) error {
 
 // flag takes a flag, and of rest its value; it says how many of rest it used.
 func (o *ordering) flag(arg string, rest []string) (used int, err error) {
-	name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	name, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 	isHelp := name == "help" || name == "h"
 	into := &o.flags
 	f := findFlag(o.commandFlags(), name)
@@ -104,13 +106,29 @@ func (o *ordering) flag(arg string, rest []string) (used int, err error) {
 	}
 	*into = append(*into, arg)
 	if _, isBool := f.(*cli.BoolFlag); isBool || hasValue {
-		return 0, nil
+		return 0, checkDuration(f, name, value)
 	}
 	if len(rest) == 0 || strings.HasPrefix(rest[0], "--") { // such a value needs --FLAG=VALUE
 		return 0, usageHint("flag "+arg+" needs a value", helpFor(o.path))
 	}
 	*into = append(*into, rest[0])
-	return 1, nil
+	return 1, checkDuration(f, name, rest[0])
+}
+
+// checkDuration names the flag and gives an example: 5 and 1d are what people
+// type.
+func checkDuration(f cli.Flag, name, value string) error {
+	if _, ok := f.(*cli.DurationFlag); !ok {
+		return nil
+	}
+	if _, err := time.ParseDuration(value); err == nil {
+		return nil
+	}
+	example := "30s"
+	if name == "for" {
+		example = "24h"
+	}
+	return usageHint(fmt.Sprintf("flag --%s: %q is not a time with its unit: s, m or h", name, value), "--"+name+" "+example)
 }
 
 // unknownFlag knows that some write --version for a command.

@@ -65,7 +65,7 @@ func (t *tool) fail(err error) int {
 	}
 	fmt.Fprintf(t.Err, "p2ptun: error: %s\n", proto.Printable(e.err.Error(), maxShown))
 	if e.hint != "" {
-		fmt.Fprintf(t.Err, "p2ptun: hint: %s\n", e.hint)
+		fmt.Fprintf(t.Err, "p2ptun: hint: %s\n", proto.Printable(e.hint, maxShown))
 	}
 	return e.code
 }

@@ -113,6 +113,13 @@ func TestErrorsAreSafeForATerminal(t *testing.T) {
 	}
 }
 
+func TestHintsAreSafeForATerminal(t *testing.T) {
+	code, _, err := run(t, "listen", "/y/a\x1b[2J\u202eb", "22")
+	if code != exitUsage || strings.ContainsAny(err, "\x1b\u202e") || strings.Count(err, `/y/a\x1b[2J\u202eb`) != 2 {
+		t.Errorf("%d, stderr %q", code, err)
+	}
+}
+
 func TestEventIsTheFirstKeyOfAnyObject(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"a":1,"z":2}`:         `{"event":"e","a":1,"z":2}`,

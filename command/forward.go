@@ -2,7 +2,6 @@ package command
 
 import (
 	"net"
-	"strings"
 
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/urfave/cli/v2"
@@ -54,11 +53,11 @@ const freeBind = "/ip4/127.0.0.1/tcp/0"
 
 func (t *tool) forwardTunnel(c *cli.Context) (registry.Tunnel, error) {
 	args := c.Args().Slice()
-	protocol, err := parseProtocol(c, args[0])
+	protocol, err := t.parseProtocol(c, args[0])
 	if err != nil {
 		return registry.Tunnel{}, err
 	}
-	bind, peers := freeBind, args[1:]
+	bind, peers := "", args[1:]
 	if proto.LooksLikeEndpoint(peers[0]) {
 		bind, peers = peers[0], peers[1:]
 	}
@@ -66,8 +65,11 @@ func (t *tool) forwardTunnel(c *cli.Context) (registry.Tunnel, error) {
 		return registry.Tunnel{}, usageHint("no PEER given: "+bind+" is an address to bind",
 			"p2ptun forward "+shellQuote(args[0])+" "+shellQuote(bind)+" PEER")
 	}
-	if err := checkOrder(args[0], peers); err != nil {
+	if err := t.typed(c).checkOrder(bind, peers); err != nil {
 		return registry.Tunnel{}, err
+	}
+	if bind == "" {
+		bind = freeBind
 	}
 	addrs, err := t.peerAddrs(peers)
 	if err != nil {
@@ -82,21 +84,6 @@ func (t *tool) forwardTunnel(c *cli.Context) (registry.Tunnel, error) {
 		Custom: c.Bool("allow-custom-protocol"),
 	}
 	return tunnel, checkTunnel(&tunnel)
-}
-
-// checkOrder says what is wrong where an address to bind stands among the
-// peers.
-func checkOrder(protocol string, peers []string) error {
-	for _, p := range peers {
-		if strings.HasPrefix(p, "udp:") {
-			_, err := proto.ParseBind(p)
-			return usagef("%w", err)
-		}
-		if !strings.HasPrefix(p, "/") && proto.LooksLikeEndpoint(p) {
-			return usageHint(p+" is an address to bind: one, before the peers", "p2ptun forward "+shellQuote(protocol)+" "+shellQuote(p)+" PEER")
-		}
-	}
-	return nil
 }
 
 // hostPortOf shows an address without its protocols: 192.168.1.7:4001.

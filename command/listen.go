@@ -54,7 +54,7 @@ func (t *tool) listen(c *cli.Context) error {
 }
 
 func (t *tool) listenTunnel(c *cli.Context) (registry.Tunnel, error) {
-	protocol, err := parseProtocol(c, c.Args().First())
+	protocol, err := t.parseProtocol(c, c.Args().First())
 	if err != nil {
 		return registry.Tunnel{}, err
 	}
@@ -63,6 +63,9 @@ func (t *tool) listenTunnel(c *cli.Context) (registry.Tunnel, error) {
 		if target, err = defaultTarget(c.Context, protocol); err != nil {
 			return registry.Tunnel{}, err
 		}
+	}
+	if strings.Contains(target, "://") {
+		return registry.Tunnel{}, notURL(target, "TARGET is HOST:PORT", t.typed(c).line(c.Args().First(), urlHost(target)))
 	}
 	allow, err := t.peerIDs(c.StringSlice("allow"))
 	if err != nil {
@@ -76,7 +79,10 @@ func (t *tool) listenTunnel(c *cli.Context) (registry.Tunnel, error) {
 	return tunnel, checkTunnel(&tunnel)
 }
 
-func parseProtocol(c *cli.Context, name string) (string, error) {
+func (t *tool) parseProtocol(c *cli.Context, name string) (string, error) {
+	if err := t.typed(c).checkFirst(); err != nil {
+		return "", err
+	}
 	protocol, err := proto.ParseProtocol(name, c.Bool("allow-custom-protocol"))
 	if err == nil {
 		return protocol, nil
@@ -97,13 +103,19 @@ func checkTunnel(tunnel *registry.Tunnel) error {
 	return nil
 }
 
-// defaultTarget is the system's port of a service's name.
+// defaultTarget is the system's port of a service's name. A port is found
+// whatever the case of its name, but a peer would not find the protocol.
 func defaultTarget(ctx context.Context, protocol string) (string, error) {
 	name := proto.ServiceName(protocol)
-	port, err := net.DefaultResolver.LookupPort(ctx, "tcp", name)
+	lower := strings.ToLower(name)
+	port, err := net.DefaultResolver.LookupPort(ctx, "tcp", lower)
 	if err != nil || port == 0 {
 		return "", usageHint(fmt.Sprintf("no TARGET given, and the system knows no port of the name %s", shellQuote(name)),
 			fmt.Sprintf("p2ptun listen %s 127.0.0.1:PORT", shellQuote(protocol)))
+	}
+	if name != lower {
+		return "", usageHint(fmt.Sprintf("no TARGET given, and the system's port is of the name %s: names are case-sensitive", lower),
+			"p2ptun listen "+shellQuote(strings.TrimPrefix(strings.TrimSuffix(protocol, name)+lower, proto.Namespace)))
 	}
 	return fmt.Sprint(port), nil
 }

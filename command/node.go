@@ -192,13 +192,21 @@ func (t *tool) reload(c *cli.Context) error {
 	}
 	client, err := t.owner(c.Context)
 	if err != nil {
-		return err
+		return nothingTo("reload", err)
 	}
 	return client.Reload(c.Context)
 }
 
 func (t *tool) stopCommand() *cli.Command {
 	return &cli.Command{Name: "stop", Usage: "end the running node, with all its tunnels", Action: t.stop}
+}
+
+// nothingTo says that no node is an answer, not a reason to start one.
+func nothingTo(verb string, err error) error {
+	if !errors.Is(err, daemon.ErrNoOwner) {
+		return err
+	}
+	return &exitError{exitNoNode, fmt.Errorf("nothing to %s: %w", verb, err), "if another home is meant: p2ptun --home DIR " + verb}
 }
 
 // stop returns when the node has ended.
@@ -212,7 +220,7 @@ func (t *tool) stop(c *cli.Context) error {
 	}
 	client, err := daemon.Find(c.Context, dir)
 	if err != nil {
-		return err
+		return nothingTo("stop", err)
 	}
 	was, err := client.Status(c.Context)
 	if err != nil {

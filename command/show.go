@@ -2,8 +2,10 @@ package command
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/time/rate"
 
 	"p2ptun/daemon"
 	"p2ptun/registry"
@@ -53,7 +55,7 @@ func (t *tool) showState(e daemon.Event) {
 // forwarder which connection was not carried.
 func (t *tool) showRefused(e daemon.Event) {
 	if e.ID != "" {
-		t.note("connection not carried to %s on %s: %s", e.Protocol, e.Peer, e.Reason)
+		t.showFailure(e)
 		return
 	}
 	more := ""
@@ -65,6 +67,46 @@ func (t *tool) showRefused(e daemon.Event) {
 		return
 	}
 	t.note("refused %s, which asked for %s%s; to let it in: %s allow %s %s", e.Peer, e.Protocol, more, t.self(), shellQuote(e.Protocol), e.Peer)
+}
+
+// A client that tries again and again does not fill the screen.
+const (
+	failureBurst = 20
+	failureEvery = time.Second
+)
+
+// told limits lines, and counts those that were not said. The zero value
+// works.
+type told struct {
+	limit  *rate.Limiter
+	unsaid int
+}
+
+// say says whether a line may be said now, and how many were not since the
+// last.
+func (t *told) say() (unsaid int, ok bool) {
+	if t.limit == nil {
+		t.limit = rate.NewLimiter(rate.Every(failureEvery), failureBurst)
+	}
+	if !t.limit.Allow() {
+		t.unsaid++
+		return 0, false
+	}
+	unsaid, t.unsaid = t.unsaid, 0
+	return unsaid, true
+}
+
+// showFailure tells a forwarder which connection was not carried.
+func (t *tool) showFailure(e daemon.Event) {
+	unsaid, ok := t.failures.say()
+	if !ok {
+		return
+	}
+	more := ""
+	if unsaid > 0 {
+		more = fmt.Sprintf(" (and %d more that were not shown)", unsaid)
+	}
+	t.note("connection not carried to %s on %s%s: %s", e.Protocol, e.Peer, more, e.Reason)
 }
 
 func (t *tool) showForwarding(e daemon.Event) {

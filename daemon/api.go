@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"runtime"
@@ -242,10 +243,25 @@ func (s *Server) postAccess(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := access.Set(r.Context(), s.opts.Home.Access(), rule); err != nil {
-		return err
+		return s.notWritten(rule, err)
 	}
 	s.access.Reload()
 	return reply(w, rule, s.access.Err())
+}
+
+// notWritten: a denial holds all the same, for as long as this process lives.
+func (s *Server) notWritten(rule access.Rule, err error) error {
+	if rule.Allow {
+		return err
+	}
+	if barErr := s.access.Bar(rule.Peer, rule.Protocol); barErr != nil {
+		return errors.Join(err, barErr)
+	}
+	return &Error{
+		Code:    CodeState,
+		Message: fmt.Sprintf("the denial holds, but only until this node ends, since it can't be written: %v", err),
+		Hint:    "make room or mend " + s.opts.Home.Access() + ", then type the same again",
+	}
 }
 
 func checkRule(rule *access.Rule) error {

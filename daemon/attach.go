@@ -15,6 +15,9 @@ const (
 	// it is starting, or has drained and ends its parts.
 	attachWait = 30 * time.Second
 	attachLook = 20 * time.Millisecond
+	// startWait is how long one that is starting is waited for where nothing
+	// is started instead.
+	startWait = 3 * time.Second
 	// answerWait bounds how long an owner may take to say how it is.
 	answerWait = 5 * time.Second
 )
@@ -22,34 +25,71 @@ const (
 // ErrNoOwner is returned by Find where no process owns the home.
 var ErrNoOwner = errors.New("no node is running for this home")
 
-// Find gives a client of the home's owner, or ErrNoOwner.
-func Find(ctx context.Context, dir home.Dir) (*Client, error) {
-	c, _, err := find(ctx, dir)
-	return c, err
+// SilentError says that a process owns the home but does not answer.
+type SilentError struct {
+	PID int // 0: not known
 }
 
+func (e *SilentError) Error() string {
+	if e.PID == 0 {
+		return "the node of this home does not answer"
+	}
+	return fmt.Sprintf("the node of this home, process %d, does not answer", e.PID)
+}
+
+// Hint is what ends that process.
+func (e *SilentError) Hint() string {
+	if e.PID == 0 {
+		return "end the process that runs it, then try again"
+	}
+	return fmt.Sprintf("kill %d (kill -9 %d where that does not end it), then try again", e.PID, e.PID)
+}
+
+// Find gives a client of the home's owner. It waits a little for one that is
+// starting. Errors: ErrNoOwner, *SilentError.
+func Find(ctx context.Context, dir home.Dir) (*Client, error) {
+	for last := time.Now().Add(startWait); ; {
+		c, _, err := find(ctx, dir)
+		var silent *SilentError
+		if !errors.As(err, &silent) || time.Now().After(last) {
+			return c, err
+		}
+		select {
+		case <-time.After(attachLook):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// find looks once.
 func find(ctx context.Context, dir home.Dir) (*Client, Status, error) {
-	path, err := dir.Socket()
+	paths, err := dir.Sockets()
 	if err != nil {
 		return nil, Status{}, err
 	}
-	c := NewClient(path)
-	asking, cancel := context.WithTimeout(ctx, answerWait)
-	defer cancel()
-	st, err := c.Status(asking)
-	switch {
-	case ctx.Err() != nil:
-		return nil, st, ctx.Err()
-	case err != nil:
-		return nil, st, ErrNoOwner
+	for _, path := range paths {
+		c := NewClient(path)
+		asking, cancel := context.WithTimeout(ctx, answerWait)
+		st, err := c.Status(asking)
+		cancel()
+		if err == nil {
+			return c, st, nil
+		}
+		if ctx.Err() != nil {
+			return nil, st, ctx.Err()
+		}
 	}
-	return c, st, nil
+	if pid, owned := dir.Owner(); owned {
+		return nil, Status{}, &SilentError{PID: pid}
+	}
+	return nil, Status{}, ErrNoOwner
 }
 
 // Attach finds the home's owner, or becomes it: then it returns the Server as
 // well, which the caller stops. Of several at the same moment one becomes the
 // owner and the others find it. An owner that hosts otherwise than opts asks
-// is an *Error of CodeHosting.
+// is an *Error of CodeHosting; one that does not answer for long, a *SilentError.
 func Attach(ctx context.Context, opts Options) (*Client, *Server, error) {
 	for last := time.Now().Add(attachWait); ; {
 		c, st, err := find(ctx, opts.Home)
@@ -66,7 +106,8 @@ func Attach(ctx context.Context, opts Options) (*Client, *Server, error) {
 			}
 		}
 		if time.Now().After(last) {
-			return nil, nil, fmt.Errorf("%w, but does not answer on its control socket", ErrOwned)
+			pid, _ := opts.Home.Owner()
+			return nil, nil, &SilentError{PID: pid}
 		}
 		select {
 		case <-time.After(attachLook):

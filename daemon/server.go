@@ -106,7 +106,8 @@ func start(ctx context.Context, opts Options, lock *home.Lock) (*Server, error) 
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	s.ctx, s.cancel = life, func() { end(&endCause{reason: EndStopped}) }
 	s.stopAll = func(StopReason) {}
 	err := s.sequence.Start(s.ctx,
 		registry.Part{Name: "lock", Start: nothing, Stop: func(context.Context) error { return lock.Release() }},
@@ -144,6 +145,7 @@ func (s *Server) startNode(ctx context.Context) error {
 		ListenAddrs: s.opts.Hosting.ListenAddrs,
 		LAN:         s.opts.Hosting.Network != NetworkNone,
 		Trusted:     s.access.Known,
+		Named:       s.access.Named,
 		Log:         s.log,
 	})
 	if err != nil {
@@ -238,13 +240,12 @@ func (s *Server) startSocket(context.Context) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("old control socket: %w", err) // we have the lock: nobody answers there
 	}
-	l, err := net.Listen("unix", path)
+	l, err := home.ListenUnix(path)
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return err
+	if err := s.opts.Home.RecordSocket(path); err != nil {
+		s.log.Warn("where the control socket is", "err", err)
 	}
 	s.api = &http.Server{
 		Handler:           s.handler(),
@@ -265,6 +266,7 @@ func (s *Server) stopSocket(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lastWords)
 	defer cancel()
 	_ = s.api.Shutdown(ctx)
+	_ = s.opts.Home.ForgetSocket()
 	return s.api.Close()
 }
 

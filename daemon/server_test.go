@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -172,20 +173,10 @@ func TestStopAskedBeforeAnybodyListensIsNotLost(t *testing.T) {
 func TestKilledDrainEndsAtOnce(t *testing.T) {
 	dir := newHome(t)
 	c, s := own(t, dir)
-	ready := make(chan Event, 1)
-	ended := make(chan string, 1)
-	go func() {
-		reason, _ := c.Open(context.WithoutCancel(t.Context()), keeps("", "/x/a"), false, func(e Event) {
-			if e.Event == "ready" {
-				ready <- e
-			}
-		})
-		ended <- reason
-	}()
-	<-ready
+	ended := openUntilEnd(t, c)
 	s.Kill()
 	must(t, s.Stop(time.Hour, false))
-	if reason := <-ended; reason != EndStopped && reason != EndClosed && reason != "" {
+	if reason := <-ended; reason != EndStopped {
 		t.Fatalf("ended by %q", reason)
 	}
 }
@@ -256,8 +247,8 @@ func TestRefusalsAreToldOneByOneThenCounted(t *testing.T) {
 		must(t, err)
 		defer sub.Close()
 		r := newRefusals(events)
-		for range strangers {
-			r.add("peer", "/x/\x1b[2J", NotAllowed, true)
+		for i := range strangers {
+			r.add(fmt.Sprint("peer", i), "/x/\x1b[2J", NotAllowed, true)
 		}
 		for range refusalBurst {
 			e, _, err := sub.Next(t.Context())
@@ -276,6 +267,60 @@ func TestRefusalsAreToldOneByOneThenCounted(t *testing.T) {
 		must(t, err)
 		if e.Unsaid != strangers-refusalBurst {
 			t.Fatalf("%d not told, want %d", e.Unsaid, strangers-refusalBurst)
+		}
+	})
+}
+
+func TestOneThatAsksAgainAndAgainHidesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := registry.NewDispatcher()
+		sub, err := registry.Subscribe[registry.RefusedEvent](events, "test", 100)
+		must(t, err)
+		defer sub.Close()
+		r := newRefusals(events)
+		next := func() registry.RefusedEvent {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			e, _, err := sub.Next(ctx)
+			must(t, err)
+			return e
+		}
+		flood := func() {
+			for range 200 {
+				r.add("flooder", "/x/ssh", NotAllowed, true)
+			}
+		}
+		flood()
+		r.add("friend", "/x/ssh", NotAllowed, true)
+		if e := next(); e.Peer != "flooder" || e.Unsaid != 0 {
+			t.Fatalf("first: %+v", e)
+		}
+		if e := next(); e.Peer != "friend" || e.Unsaid != 199 {
+			t.Fatalf("second: %+v", e)
+		}
+		<-time.After(refusalAgain)
+		flood()
+		if e := next(); e.Peer != "flooder" || e.Unsaid != 0 {
+			t.Fatalf("after a while: %+v", e)
+		}
+	})
+}
+
+func TestToldRefusalsAreRememberedUpToABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRefusals(registry.NewDispatcher())
+		for i := range 2 * maxRecent {
+			r.offered.remember(asker{fmt.Sprint(i), "/x/ssh"})
+			<-time.After(time.Millisecond)
+		}
+		if n := len(r.offered.recent); n != maxRecent {
+			t.Errorf("%d are remembered, want %d", n, maxRecent)
+		}
+		for i := range maxRecent {
+			if _, ok := r.offered.recent[asker{fmt.Sprint(maxRecent + i), "/x/ssh"}]; !ok {
+				t.Fatalf("the %dth of the latest is forgotten", i)
+			}
 		}
 	})
 }

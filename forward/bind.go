@@ -12,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"p2ptun/home"
 	"p2ptun/proto"
 )
 
@@ -63,7 +64,7 @@ func bindUnix(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("bind %s: remove the old socket: %w", path, err)
 		}
 	}
-	l, err := listenPrivate(path)
+	l, err := home.ListenUnix(path)
 	if err != nil {
 		return nil, bindError(path, err)
 	}
@@ -77,7 +78,7 @@ func abandoned(path string) bool {
 	if err == nil {
 		c.Close()
 	}
-	return errors.Is(err, errConnRefused)
+	return home.Refused(err)
 }
 
 // Accept errors that will pass, file limits for one, are waited out.

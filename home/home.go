@@ -5,14 +5,15 @@
 package home
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/adrg/xdg"
 	"github.com/gofrs/flock"
@@ -30,6 +31,7 @@ const (
 	peersFile   = "peers"
 	lockFile    = "lock"
 	socketFile  = "control.sock"
+	pathFile    = "control.path" // where the socket is, if not here
 )
 
 // Default is $P2PTUN_HOME, else p2ptun in the user's data directory (XDG base
@@ -97,69 +99,66 @@ func (d Dir) Tunnels() string { return d.join(tunnelsFile) }
 // Peers is the file of peer names.
 func (d Dir) Peers() string { return d.join(peersFile) }
 
-// maxSocketPath is what every system takes as the path of a unix socket:
-// sun_path holds 104 bytes on macOS and the BSDs, 108 on Linux, with its zero.
-const maxSocketPath = 103
-
-// Socket is the path of the control socket. Where the home's path is too long
-// for the system, it is a short one under the run-time directory, the same for
-// every process of this user.
-func (d Dir) Socket() (string, error) {
-	if path := d.join(socketFile); len(path) <= maxSocketPath {
-		return path, nil
-	}
-	sum := sha256.Sum256([]byte(d))
-	dir, err := runtimeDir()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, hex.EncodeToString(sum[:8])+".sock")
-	if len(path) > maxSocketPath {
-		return "", fmt.Errorf("control socket: %s is too long for a unix socket, and so is the home's path", path)
-	}
-	return path, nil
-}
-
-// runtimeDir is a directory of this user alone.
-func runtimeDir() (string, error) {
-	base := os.Getenv("XDG_RUNTIME_DIR")
-	if base == "" {
-		base = filepath.Join("/tmp", fmt.Sprintf("p2ptun-%d", os.Getuid()))
-	} else {
-		base = filepath.Join(base, "p2ptun")
-	}
-	if err := os.MkdirAll(base, 0o700); err != nil {
-		return "", fmt.Errorf("run-time directory: %w", err)
-	}
-	info, err := os.Lstat(base)
-	if err != nil {
-		return "", fmt.Errorf("run-time directory: %w", err)
-	}
-	if !info.IsDir() || OthersMayWrite(info) || !ownedByUs(info) {
-		return "", fmt.Errorf("run-time directory %s is not ours alone", base)
-	}
-	return base, nil
-}
-
 // Lock says who owns a home. It is the system's: it ends with its process,
 // however that ends.
 type Lock struct{ f *flock.Flock }
 
+// A look of Owner holds the lock for a moment: whoever wants it tries again.
+const (
+	lockTries = 3
+	lockPause = 3 * time.Millisecond
+)
+
 // TryLock takes the home's lock; ok is false where another process has it.
 func (d Dir) TryLock() (lock *Lock, ok bool, err error) {
 	f := flock.New(d.join(lockFile), flock.SetPermissions(0o600))
-	ok, err = f.TryLock()
+	for try := 1; ; try++ {
+		ok, err = f.TryLock()
+		if ok || err != nil || try == lockTries {
+			break
+		}
+		time.Sleep(lockPause)
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("lock home: %w", err)
 	}
 	if !ok {
 		return nil, false, nil
 	}
-	return &Lock{f: f}, true, nil
+	l := &Lock{f: f}
+	l.note(strconv.Itoa(os.Getpid()) + "\n")
+	return l, true, nil
 }
 
+// note writes what the lock's file says about its owner. The lock holds
+// without it, so an error, a full disk for one, is none.
+func (l *Lock) note(text string) { _ = os.WriteFile(l.f.Path(), []byte(text), 0o600) }
+
 // Release gives the lock back.
-func (l *Lock) Release() error { return l.f.Unlock() }
+func (l *Lock) Release() error {
+	l.note("")
+	return l.f.Unlock()
+}
+
+// Owner says whether a process owns the home, and its PID: 0 where that is not
+// known.
+func (d Dir) Owner() (pid int, owned bool) {
+	data, err := ReadFile(d.join(lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false
+	}
+	f := flock.New(d.join(lockFile), flock.SetPermissions(0o600))
+	free, err := f.TryRLock()
+	if err != nil {
+		return 0, false
+	}
+	if free {
+		_ = f.Unlock()
+		return 0, false
+	}
+	pid, _ = strconv.Atoi(strings.TrimSpace(string(data)))
+	return pid, true
+}
 
 // ErrBusy is returned by Edit when another process holds the file for too long.
 var ErrBusy = errors.New("file is being edited by another process")

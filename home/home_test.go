@@ -153,6 +153,51 @@ func TestOneOwnerAtATime(t *testing.T) {
 	}
 }
 
+func TestTheOwnerOfALockIsKnownByItsPID(t *testing.T) {
+	d := Dir(t.TempDir())
+	wantOwner(t, d, 0, false)
+	if got := names(t, string(d)); len(got) > 0 {
+		t.Errorf("looking made %v", got)
+	}
+	lock, ok, err := d.TryLock()
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	wantOwner(t, d, os.Getpid(), true)
+	if m := mode(t, d.join(lockFile)); m != 0o600 {
+		t.Errorf("the lock's mode is %v", m)
+	}
+	if err := lock.Release(); err != nil {
+		t.Fatal(err)
+	}
+	wantOwner(t, d, 0, false)
+	owner := startHolder(t, d)
+	wantOwner(t, d, owner.Process.Pid, true)
+	_ = owner.Process.Kill()
+	_ = owner.Wait()
+	wantOwner(t, d, 0, false)
+}
+
+func wantOwner(t testing.TB, d Dir, pid int, owned bool) {
+	t.Helper()
+	if gotPID, got := d.Owner(); gotPID != pid || got != owned {
+		t.Errorf("owner %d, %v; want %d, %v", gotPID, got, pid, owned)
+	}
+}
+
+func TestALockWhoseFileSaysNothingStillHolds(t *testing.T) {
+	d := Dir(t.TempDir())
+	lock, ok, err := d.TryLock()
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	defer lock.Release()
+	if err := os.Truncate(d.join(lockFile), 0); err != nil {
+		t.Fatal(err)
+	}
+	wantOwner(t, d, 0, true)
+}
+
 func TestALockEndsWithItsProcess(t *testing.T) {
 	d := Dir(t.TempDir())
 	owner := startHolder(t, d)

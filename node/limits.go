@@ -52,15 +52,21 @@ type limiter struct {
 	transient     rcmgr.Limit
 	tunnel        rcmgr.Limit // protocol and protocol-peer scopes
 	peer          rcmgr.Limit
+	strangers     int // connections that strangers may hold together
 }
 
 func newLimiter(trusted func(peer.ID) bool) *limiter {
 	defaults := rcmgr.NewFixedLimiter(rcmgr.DefaultLimits.AutoScale())
+	system := tunnelLimits(baseOf(defaults.GetSystemLimits()), 3*TunnelStreams)
+	strangers := system.ConnsInbound * 3 / 4
+	system.Conns += trustedConns
+	system.ConnsInbound += trustedConns
 	return &limiter{
-		Limiter: defaults,
-		trusted: trusted,
+		strangers: strangers,
+		Limiter:   defaults,
+		trusted:   trusted,
 		// Several peers may hold that many; the file limit binds first.
-		system:    tunnelLimits(baseOf(defaults.GetSystemLimits()), 3*TunnelStreams),
+		system:    system,
 		transient: tunnelLimits(baseOf(defaults.GetTransientLimits()), 4096),
 		tunnel:    tunnelLimits(rcmgr.BaseLimit{}, 3*TunnelStreams),
 		peer:      tunnelLimits(baseOf(defaults.GetPeerLimits("")), TunnelStreams),
@@ -139,8 +145,8 @@ func connRate() *rate.Limiter {
 	}
 }
 
-// RefreshLimits brings the scopes of connected peers in line with who is
-// trusted now. Call it after that has changed.
+// RefreshLimits brings the scopes of connected peers, and what is trimmed, in
+// line with who is trusted now. Call it after that has changed.
 func (n *Node) RefreshLimits() {
 	for _, p := range n.host.Network().Peers() {
 		n.refreshLimit(p)
@@ -150,6 +156,11 @@ func (n *Node) RefreshLimits() {
 // refreshLimit changes the scope of one peer where it stands with another
 // limit than the peer is to have: a scope copies its limit when it is made.
 func (n *Node) refreshLimit(p peer.ID) {
+	if n.named != nil && n.named(p.String()) {
+		n.host.ConnManager().Protect(p, ruleTag)
+	} else {
+		n.host.ConnManager().Unprotect(p, ruleTag)
+	}
 	want := n.limits.GetPeerLimits(p)
 	err := n.host.Network().ResourceManager().ViewPeer(p, func(s network.PeerScope) error {
 		scope, ok := s.(rcmgr.ResourceScopeLimiter)

@@ -26,12 +26,12 @@ import (
 	"p2ptun/registry"
 )
 
-// Connections beyond connsHigh are trimmed down to connsLow; those that carry
-// tunnels are never.
+// Connections are trimmed when they are more than three quarters of what
+// strangers may hold, down to a half; those of tunnels, and of peers that are
+// let in by name, never are.
 const (
-	connsLow  = 128
-	connsHigh = 256
 	connGrace = 20 * time.Second
+	connLook  = 5 * time.Second
 )
 
 // Config is what a Node is made from.
@@ -46,6 +46,9 @@ type Config struct {
 	// Trusted says which peers may hold many streams. It is called with locks
 	// of libp2p held: it must not call back into the Node.
 	Trusted func(peer string) bool
+	// Named says which peers are let in by name: their connections are not
+	// trimmed. As Trusted.
+	Named func(peer string) bool
 	// Log takes what is worth telling a developer. If nil, nothing is told.
 	Log *slog.Logger
 }
@@ -58,6 +61,7 @@ type Node struct {
 	limits  *limiter
 	lan     *lan // nil where the LAN is not asked
 	trusted func(peer string) bool
+	named   func(peer string) bool
 
 	mu      sync.Mutex
 	closed  bool
@@ -87,6 +91,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{
 		log:     cfg.Log,
 		trusted: cfg.Trusted,
+		named:   cfg.Named,
 		wanted:  map[peer.ID]*want{},
 		custom:  map[protocol.ID]int{},
 		held:    map[peer.ID]int{},
@@ -129,10 +134,11 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("resource manager: %w", err)
 	}
-	conns, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connGrace))
+	conns, err := connmgr.NewConnManager(n.limits.strangers/2, n.limits.strangers*3/4, connmgr.WithGracePeriod(connGrace), connmgr.WithSilencePeriod(connLook))
 	if err != nil {
 		return fmt.Errorf("connection manager: %w", err)
 	}
+	gate := &gate{most: n.limits.strangers, trusted: n.isTrusted}
 	n.host, err = libp2p.New(
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
@@ -141,6 +147,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.ResourceManager(resources),
+		libp2p.ConnectionGater(gate),
 		libp2p.ConnectionManager(conns),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.DisableMetrics(),
@@ -149,6 +156,8 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("start libp2p: %w", err)
 	}
+	network := n.host.Network()
+	gate.network.Store(&network)
 	return nil
 }
 

@@ -29,8 +29,9 @@ const (
 	pingLimit = 10 * time.Second
 	// askLimit bounds one question to a peer, or one of a peer to us.
 	askLimit = 20 * time.Second
-	// wantTag and holdTag mark connections that are not trimmed: to a peer
-	// that a tunnel goes to, and with live streams of a peer.
+	// These mark connections that are not trimmed: to a peer that a tunnel
+	// goes to, with live streams of a peer, of a peer let in by name.
+	ruleTag = "p2ptun rule"
 	wantTag = "p2ptun want"
 	holdTag = "p2ptun hold"
 )

@@ -1,6 +1,6 @@
 //go:build unix
 
-package forward
+package home
 
 import (
 	"net"
@@ -8,14 +8,11 @@ import (
 	"syscall"
 )
 
-const (
-	errAddrInUse   = syscall.EADDRINUSE
-	errConnRefused = syscall.ECONNREFUSED
-)
+const errConnRefused = syscall.ECONNREFUSED
 
+// umask guards the process's one umask.
 var umask sync.Mutex
 
-// listenPrivate makes the socket 0600 from its first moment on.
 func listenPrivate(path string) (net.Listener, error) {
 	umask.Lock()
 	defer umask.Unlock()

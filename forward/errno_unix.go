@@ -1,0 +1,7 @@
+//go:build unix
+
+package forward
+
+import "syscall"
+
+const errAddrInUse = syscall.EADDRINUSE
