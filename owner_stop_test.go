@@ -142,6 +142,8 @@ func TestSecondSignalEndsTheDrainAtOnce(t *testing.T) {
 	}
 }
 
+const nobodyID = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+
 func TestHungOwnerIsNamedAndNotTakenForNone(t *testing.T) {
 	n := newNode(t)
 	owner := startDaemon(n)
@@ -152,8 +154,11 @@ func TestHungOwnerIsNamedAndNotTakenForNone(t *testing.T) {
 		wantExit(t, n.start(args...), 1, "does not answer", kill)
 	}
 	wantExit(t, n.hosting("daemon"), 1, "another process")
+	wantExit(t, n.start("deny", "ssh", nobodyID), 1, "the rule is written, but nobody has confirmed it", kill)
 	sendSignal(t, owner, syscall.SIGCONT)
-	n.run("ls")
+	if got := n.run("access", "ls"); !strings.Contains(got, nobodyID) {
+		t.Errorf("the denial is not there: %q", got)
+	}
 	sendSignal(t, owner, syscall.SIGTERM) // as the hint says
 	if code := owner.exit(t); code != 0 {
 		t.Errorf("exit code %d", code)

@@ -80,10 +80,21 @@ func (t *tool) applyRule(c *cli.Context, rule access.Rule) error {
 	if errors.Is(err, daemon.ErrNoOwner) {
 		return access.Set(c.Context, dir.Access(), rule)
 	}
+	if errors.As(err, new(*daemon.SilentError)) {
+		return unconfirmed(access.Set(c.Context, dir.Access(), rule), err)
+	}
 	if err != nil {
 		return err
 	}
 	return client.SetRule(c.Context, rule)
+}
+
+// unconfirmed: the node reads the file by itself when it can again.
+func unconfirmed(written, silent error) error {
+	if written != nil {
+		return errors.Join(written, silent)
+	}
+	return fmt.Errorf("the rule is written, but nobody has confirmed it: %w", silent)
 }
 
 func (t *tool) accessCommand() *cli.Command {
