@@ -4,11 +4,14 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +32,7 @@ const (
 // benchTunnel is a running tunnel to a server of this process.
 type benchTunnel struct {
 	addr  string // where the forward is bound
+	homes []string
 	nodes []*exec.Cmd
 }
 
@@ -48,8 +52,8 @@ func startBenchTunnel(b *testing.B, listenAddr string, serve func(net.Conn)) *be
 			go serve(c)
 		}
 	}()
-	t := &benchTunnel{}
 	homes := []string{b.TempDir(), b.TempDir()}
+	t := &benchTunnel{homes: homes}
 	id, err := exec.Command("p2ptun", "--home", homes[1], "id").Output()
 	if err != nil {
 		b.Fatal(err)
@@ -116,6 +120,40 @@ func (t *benchTunnel) cpu(b *testing.B) time.Duration {
 	return sum
 }
 
+// metric is a figure of both nodes' control sockets, added up.
+func (t *benchTunnel) metric(b *testing.B, name string) (sum float64) {
+	b.Helper()
+	for _, dir := range t.homes {
+		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "control.sock"))
+		}}}
+		resp, err := c.Get("http://p2ptun/metrics")
+		if err != nil {
+			b.Fatal(err)
+		}
+		found := false
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if words := strings.Fields(lines.Text()); len(words) == 2 && words[0] == name {
+				v, err := strconv.ParseFloat(words[1], 64)
+				if err != nil {
+					b.Fatal(err)
+				}
+				sum, found = sum+v, true
+			}
+		}
+		resp.Body.Close()
+		if !found {
+			b.Fatalf("no metric %s", name)
+		}
+	}
+	return sum
+}
+
+// allocs counts the allocations of both nodes since their start.
+func (t *benchTunnel) allocs(b *testing.B) float64 {
+	return t.metric(b, "go_memstats_mallocs_total")
+}
+
 // rss is the resident memory of both nodes, in bytes.
 func (t *benchTunnel) rss(b *testing.B) int64 {
 	b.Helper()
@@ -158,9 +196,9 @@ func BenchmarkBulkUp(b *testing.B) {
 			t := startBenchTunnel(b, addr, discardAndCount)
 			block := make([]byte, 1<<20)
 			b.SetBytes(1 << 20)
-			before := t.cpu(b)
 			c := t.dial(b)
 			defer c.Close()
+			before, allocs := t.cpu(b), t.allocs(b)
 			b.ResetTimer()
 			for range b.N {
 				if _, err := c.Write(block); err != nil {
@@ -173,6 +211,7 @@ func BenchmarkBulkUp(b *testing.B) {
 			}
 			b.StopTimer()
 			b.ReportMetric((t.cpu(b)-before).Seconds()*1024/float64(b.N), "cpu-s/GiB")
+			b.ReportMetric((t.allocs(b)-allocs)/float64(b.N), "allocs/MiB")
 		})
 	}
 }
@@ -188,6 +227,10 @@ func BenchmarkConnections(b *testing.B) {
 	t := startBenchTunnel(b, benchTCP, echo)
 	work := make(chan struct{})
 	var workers sync.WaitGroup
+	if err := ping(t.addr); err != nil {
+		b.Fatal(err)
+	}
+	allocs := t.allocs(b)
 	b.ResetTimer()
 	for range 8 {
 		workers.Go(func() {
@@ -203,7 +246,9 @@ func BenchmarkConnections(b *testing.B) {
 	}
 	close(work)
 	workers.Wait()
+	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+	b.ReportMetric((t.allocs(b)-allocs)/float64(b.N), "allocs/conn")
 }
 
 func ping(addr string) error {
@@ -245,7 +290,7 @@ func BenchmarkIdleConnections(b *testing.B) {
 	if err := ping(t.addr); err != nil {
 		b.Fatal(err)
 	}
-	before := t.rss(b)
+	before, heap := t.rss(b), t.metric(b, heapInUse)
 	conns := make([]net.Conn, 0, b.N)
 	defer func() {
 		for _, c := range conns {
@@ -263,5 +308,8 @@ func BenchmarkIdleConnections(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64(t.rss(b)-before)/float64(b.N)/1024, "KiB/conn")
+	b.ReportMetric(float64(t.rss(b)-before)/float64(b.N)/1024, "RSS-KiB/conn")
+	b.ReportMetric((t.metric(b, heapInUse)-heap)/float64(b.N)/1024, "heap-KiB/conn")
 }
+
+const heapInUse = "go_memstats_heap_inuse_bytes"

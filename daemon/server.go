@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"p2ptun/access"
 	"p2ptun/home"
@@ -171,7 +172,11 @@ func (s *Server) startNode(ctx context.Context) error {
 func (s *Server) startTasks(context.Context) error {
 	s.metrics = prometheus.NewRegistry()
 	s.tasks.Go(func() { _ = s.access.Serve(s.ctx) })
-	return s.metrics.Register(s.registry)
+	return errors.Join(
+		s.metrics.Register(s.registry),
+		s.metrics.Register(collectors.NewGoCollector()),
+		s.metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
+	)
 }
 
 // stopTasks ends what still runs: streams that outlived the drain, and the
