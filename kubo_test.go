@@ -425,19 +425,17 @@ func TestClientThatClosesAtOnceLosesNoByteToKubo(t *testing.T) {
 	})
 }
 
-func TestClientOfKuboThatClosesAtOnceLosesNoByteToListenOverTCP(t *testing.T) {
-	k, n := startKubo(t, overTCP), newNode(t)
-	target, seen := hashing(t)
-	l := startListen(n, overTCP, testProtocol, target.addr(), "--allow", k.id)
-	uploadAtOnce(t, k.forward(testProtocol, l.addr), seen, wholeAndClean)
-}
-
-// As above: over QUIC it is Kubo that loses bytes.
-func TestWhatAClientOfKuboLosesOverQUICComesOutAsAReset(t *testing.T) {
-	k, n := startKubo(t, overTCP), newNode(t)
-	target, seen := hashing(t)
-	l := startListen(n, overQUIC, testProtocol, target.addr(), "--allow", k.id)
-	uploadAtOnce(t, k.forward(testProtocol, l.addr), seen, wholeOrReset)
+// At the end of its client Kubo closes the stream for reading before it closes
+// it for writing; its own reader, woken by the first, resets the stream. Where
+// that comes before the second, over TCP rarely and over QUIC often, bytes are
+// lost on Kubo's side: the service must see that they are.
+func TestWhatAClientOfKuboLosesComesOutAsAReset(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		k, n := startKubo(t, overTCP), newNode(t)
+		target, seen := hashing(t)
+		l := startListen(n, transport, testProtocol, target.addr(), "--allow", k.id)
+		uploadAtOnce(t, k.forward(testProtocol, l.addr), seen, wholeOrReset)
+	})
 }
 
 // Kubo takes any end for the end of both ways and reads no more; over yamux it

@@ -71,6 +71,8 @@ type Node struct {
 	sticky  map[peer.ID]struct{}
 	changes map[peer.ID]chan struct{} // closed when a peer comes, goes or is found
 
+	life     context.Context // ends with Close
+	end      context.CancelFunc
 	handlers sync.WaitGroup
 	events   event.Subscription
 }
@@ -102,7 +104,9 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		n.log = slog.New(slog.DiscardHandler)
 	}
 	n.limits = newLimiter(n.isTrusted)
+	n.life, n.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.startHost(ctx, cfg); err != nil {
+		n.end()
 		return nil, err
 	}
 	n.host.Network().Notify(&network.NotifyBundle{
@@ -182,6 +186,7 @@ func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
+	n.end()
 	if n.events != nil {
 		_ = n.events.Close()
 	}

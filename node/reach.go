@@ -325,7 +325,7 @@ func (n *Node) HandleAsk(f func(ctx context.Context, peer, protocol string) prot
 			return
 		}
 		defer n.handlers.Done()
-		if err := answer(s, f); err != nil {
+		if err := answer(n.life, s, f); err != nil {
 			n.log.Debug("answer a question", "peer", s.Conn().RemotePeer(), "err", err)
 			_ = s.ResetWithError(network.StreamProtocolViolation)
 			return
@@ -334,8 +334,8 @@ func (n *Node) HandleAsk(f func(ctx context.Context, peer, protocol string) prot
 	})
 }
 
-func answer(s network.Stream, f func(ctx context.Context, peer, protocol string) proto.Verdict) error {
-	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+func answer(ctx context.Context, s network.Stream, f func(ctx context.Context, peer, protocol string) proto.Verdict) error {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	_ = s.SetDeadline(time.Now().Add(askLimit))
 	name, err := proto.ReadQuestion(s)
