@@ -25,7 +25,7 @@ type Env struct {
 // Run runs one command line, args[0] being the program's name, and gives its
 // exit code.
 func Run(env Env, args []string) int {
-	t := &tool{Env: env}
+	t := &tool{Env: env, screen: isTerminal(env.Err)}
 	app := t.app()
 	ordered, path, err := reorder(app, args)
 	t.path = path
@@ -44,6 +44,7 @@ type tool struct {
 	path  []string // the command's name
 	log   *slog.Logger
 
+	screen   bool // a person reads stderr, not a log
 	failures told // of connections that a forward did not carry
 }
 

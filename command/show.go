@@ -69,7 +69,8 @@ func (t *tool) showRefused(e daemon.Event) {
 	t.note("refused %s, which asked for %s%s; to let it in: %s allow %s %s", e.Peer, e.Protocol, more, t.self(), shellQuote(e.Protocol), e.Peer)
 }
 
-// A client that tries again and again does not fill the screen.
+// A client that tries again and again does not fill the screen; a log has a
+// line for each connection.
 const (
 	failureBurst = 20
 	failureEvery = time.Second
@@ -99,11 +100,11 @@ func (t *told) say() (unsaid int, ok bool) {
 // showFailure tells a forwarder which connection was not carried.
 func (t *tool) showFailure(e daemon.Event) {
 	unsaid, ok := t.failures.say()
-	if !ok {
+	if !ok && t.screen {
 		return
 	}
 	more := ""
-	if unsaid > 0 {
+	if unsaid > 0 && t.screen {
 		more = fmt.Sprintf(" (and %d more that were not shown)", unsaid)
 	}
 	t.note("connection not carried to %s on %s%s: %s", e.Protocol, e.Peer, more, e.Reason)

@@ -24,7 +24,7 @@ func failTimes(tl *tool, n int) (out, err []string) {
 func TestBusyClientOfAnAbsentPeerDoesNotFillTheScreen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const plain, many = "p2ptun: connection not carried to /x/a on P: peer away", 10_000
-		tl := new(tool)
+		tl := &tool{screen: true}
 		_, lines := failTimes(tl, many)
 		if len(lines) != failureBurst+1 || lines[0] != plain || lines[failureBurst-1] != plain {
 			t.Fatalf("%d lines: %q", len(lines)-1, lines)
@@ -40,6 +40,13 @@ func TestBusyClientOfAnAbsentPeerDoesNotFillTheScreen(t *testing.T) {
 			t.Fatalf("after a calm: %q", lines)
 		}
 	})
+}
+
+func TestEachFailureIsALineOfTheLog(t *testing.T) {
+	const many = 1000
+	if _, lines := failTimes(new(tool), many); len(lines) != many+1 || strings.Contains(strings.Join(lines, ""), "more") {
+		t.Errorf("%d lines, want %d", len(lines)-1, many)
+	}
 }
 
 func TestEachFailureIsAnEventForAProgram(t *testing.T) {
