@@ -37,15 +37,7 @@ func (t *tool) forward(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("bg") {
-		return t.keep(c, tunnel)
-	}
-	opts, err := t.hosting(c)
-	if err != nil {
-		return err
-	}
-	h := &hosted{t: t, opts: opts, drain: c.Duration("drain"), tunnel: tunnel, on: t.show}
-	return h.run()
+	return t.serve(c, tunnel)
 }
 
 // freeBind is a free loopback port.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/urfave/cli/v2"
+
 	"p2ptun/daemon"
 	"p2ptun/registry"
 )
@@ -23,6 +25,20 @@ type hosted struct {
 	ready bool   // it has worked once
 
 	retries int
+}
+
+// serve hands a tunnel to the running node with --bg, else serves it in the
+// foreground.
+func (t *tool) serve(c *cli.Context, tunnel registry.Tunnel) error {
+	if c.Bool("bg") {
+		return t.keep(c, tunnel)
+	}
+	opts, err := t.hosting(c)
+	if err != nil {
+		return err
+	}
+	h := &hosted{t: t, opts: opts, drain: c.Duration("drain"), tunnel: tunnel, on: t.show}
+	return h.run()
 }
 
 // run serves the tunnel until a signal, its end, or an error. Where the owner
