@@ -29,14 +29,20 @@ func Normalize(t *registry.Tunnel) error {
 }
 
 func normalizeListen(t *registry.Tunnel) error {
-	if t.Bind != "" || len(t.Peers) > 0 || t.Wait || t.DialTimeout != 0 {
-		return usage("bind, peers, wait and dial_timeout are for a forward")
+	if t.Bind != "" || len(t.Peers) > 0 || t.Wait || t.DialTimeout != 0 || t.Invite != "" {
+		return usage("bind, peers, wait, dial_timeout and invite are for a forward")
 	}
 	target, err := proto.ParseTarget(t.Target)
 	if err != nil {
 		return usage(err.Error())
 	}
 	t.Target = target.String()
+	if t.MaxStreams < 0 || t.MaxRate < 0 || t.PeerMaxStreams < 0 || t.PeerMaxRate < 0 {
+		return usage("a limit can't be negative")
+	}
+	if t.ProxyProtocol && t.ReportPeerID {
+		return usage("proxy_protocol tells the peer's ID too: report_peer_id can't be beside it")
+	}
 	if t.Open && len(t.Allow) > 0 {
 		return usage("open lets everybody in: allow says nothing beside it")
 	}
@@ -57,8 +63,11 @@ func normalizeListen(t *registry.Tunnel) error {
 const maxPeers = 32
 
 func normalizeForward(t *registry.Tunnel) error {
-	if t.Target != "" || t.Open || len(t.Allow) > 0 || t.ReportPeerID {
-		return usage("target, open, allow and report_peer_id are for a listen")
+	if t.Target != "" || t.Open || len(t.Allow) > 0 || t.ReportPeerID || t.ProxyProtocol {
+		return usage("target, open, allow, report_peer_id and proxy_protocol are for a listen")
+	}
+	if t.MaxStreams != 0 || t.MaxRate != 0 || t.PeerMaxStreams != 0 || t.PeerMaxRate != 0 {
+		return usage("max_streams and max_rate are for a listen")
 	}
 	bind, err := proto.ParseBind(t.Bind)
 	if err != nil {

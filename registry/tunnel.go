@@ -32,12 +32,24 @@ type Tunnel struct {
 	Open bool `json:"open,omitempty"`
 	// ReportPeerID writes the peer's ID and a newline to the target first.
 	ReportPeerID bool `json:"report_peer_id,omitempty"`
+	// ProxyProtocol writes a PROXY protocol v2 header to the target first.
+	ProxyProtocol bool `json:"proxy_protocol,omitempty"`
+	// MaxStreams and MaxRate bound what all peers together may use of a
+	// listen: live streams, and bytes a second each way. PeerMaxStreams and
+	// PeerMaxRate bound each peer, where no rule says otherwise. Zero: no bound.
+	MaxStreams     int   `json:"max_streams,omitempty"`
+	MaxRate        int64 `json:"max_rate,omitempty"`
+	PeerMaxStreams int   `json:"peer_max_streams,omitempty"`
+	PeerMaxRate    int64 `json:"peer_max_rate,omitempty"`
 
 	// Bind is where forward listens, a multiaddr; port 0 takes a free one.
 	Bind string `json:"bind,omitempty"`
 	// Peers are multiaddrs that end in /p2p/ID, or /dnsaddr/host, in order of
 	// preference.
 	Peers []string `json:"peers,omitempty"`
+	// Invite is the text of an invite that the forward redeems with its first
+	// question. It is a secret.
+	Invite string `json:"invite,omitempty"`
 	// Wait binds even while the peer is away.
 	Wait bool `json:"wait,omitempty"`
 	// DialTimeout bounds dial and negotiation together, for one connection. If
