@@ -5,6 +5,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,21 +32,26 @@ type Table struct {
 	path string
 	// changed is called, from Serve or from the caller of a method that
 	// changes something, after the answers may have changed.
-	changed func()
-	now     func() time.Time
+	changed   func()
+	now       func() time.Time
+	redeeming chan struct{} // holds one while an invite's use is written
 
-	mu    sync.RWMutex
-	rules map[grant]Rule
-	known map[string]int // peers with an allow rule, with the number of them
-	err   error
-	stamp stamp
-	retry bool      // the file could not be read, for a reason that may pass
-	next  time.Time // when the next rule expires; zero for never
-	lent  map[grant]int
-	open  map[string]int
+	mu      sync.RWMutex
+	said    content
+	rules   map[grant]Rule     // what said makes at the time
+	invites map[string]*Invite // by ID; never written once they are here
+	clock   clock
+	noted   time.Time      // when the time was written down
+	known   map[string]int // peers with an allow rule, with the number of them
+	err     error
+	stamp   stamp
+	retry   bool      // the file could not be read, for a reason that may pass
+	next    time.Time // when the next rule or invite is over; zero for never
+	lent    map[grant]int
+	open    map[string]int
 	// barred are denials that could not be written; they hold until the file
-	// says something of the same.
-	barred map[grant]struct{}
+	// says something else of the same than what is here.
+	barred map[grant]string
 }
 
 // grant is what a rule is about.
@@ -65,7 +71,11 @@ type stamp struct {
 // holds none. changed is called whenever an answer may have changed, and must
 // not block.
 func New(path string, changed func()) *Table {
-	t := &Table{path: path, changed: changed, now: time.Now, lent: map[grant]int{}, open: map[string]int{}, barred: map[grant]struct{}{}}
+	t := &Table{
+		path: path, changed: changed, redeeming: make(chan struct{}, 1),
+		lent: map[grant]int{}, open: map[string]int{}, barred: map[grant]string{},
+	}
+	t.now = func() time.Time { return t.clock.now() } // with mu held
 	t.Reload()
 	return t
 }
@@ -102,6 +112,24 @@ func (t *Table) Named(peer string) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.err == nil && t.known[peer] > 0
+}
+
+// Limits are those that a rule sets for a peer that it lets in; zero for none.
+func (t *Table) Limits(peer, protocol string) (maxStreams int, maxRate int64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	rule, ruled := t.rules[grant{protocol, peer}]
+	if !ruled || !rule.Allow || rule.expired(t.now()) {
+		return 0, 0
+	}
+	return rule.MaxStreams, rule.MaxRate
+}
+
+// ClockBehind is a *ClockError while the clock is behind what it was, or nil.
+func (t *Table) ClockBehind() error {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.clock.behind()
 }
 
 // Err is why nobody is let in, or nil.
@@ -173,6 +201,7 @@ func (t *Table) Serve(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			w.look(t)
+			t.noteTime(noteEvery)
 		}
 	}
 }
@@ -194,7 +223,8 @@ func (w *watcher) look(t *Table) {
 	if !changed {
 		w.looks = 0
 		if due {
-			t.Reload()
+			t.noteTime(0) // what is over stays over
+			t.expire()
 		}
 		return
 	}
@@ -212,7 +242,7 @@ func (w *watcher) look(t *Table) {
 func (t *Table) compare(seen stamp) (changed, emptied, due bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	changed = t.retry || !seen.same(t.stamp)
+	changed = t.retry || !seen.same(t.stamp) || t.clock.isGone()
 	emptied = len(t.rules) > 0 && seen.size == 0
 	due = !t.next.IsZero() && !t.now().Before(t.next)
 	return changed, emptied, due
@@ -234,20 +264,55 @@ func (s stamp) same(o stamp) bool {
 // Reload reads the file now, and takes it as it is.
 func (t *Table) Reload() { t.load(true) }
 
+// noteTime writes the time down, where something is to expire and that was not
+// done for so long. Without it an expiry holds all the same until the end of
+// the process, so an error, a full disk for one, is none.
+func (t *Table) noteTime(every time.Duration) {
+	t.mu.Lock()
+	c, due := t.clock, !t.next.IsZero() && t.now().Sub(t.noted) >= every && !t.clock.isGone()
+	if due {
+		t.noted = t.now()
+	}
+	t.mu.Unlock()
+	if due && c.note() == nil {
+		t.mu.Lock()
+		t.clock.kept = true
+		t.mu.Unlock()
+	}
+}
+
+// expire ends what is over. It needs no file: what was read holds.
+func (t *Table) expire() {
+	t.mu.Lock()
+	t.rules = t.said.table(t.now())
+	t.index()
+	t.mu.Unlock()
+	t.changed()
+}
+
 // load reads the file. What changed while it was read, or failed for a reason
 // that may pass, counts only where it is final; else the rules that were read
 // before go on to hold. It says whether there is nothing left to try.
 func (t *Table) load(final bool) (settled bool) {
 	seen := stampOf(t.path)
-	rules, err := read(t.path, t.now())
+	said, err := read(t.path)
+	clock, clockErr := newClock(clockPath(t.path))
+	err = cmp.Or(err, clockErr)
 	passes := mayPass(err)
 	if !final && (passes || !seen.same(stampOf(t.path))) {
 		return false
 	}
 	t.mu.Lock()
-	t.unbar(rules)
+	t.setClock(clock, clockErr)
+	rules := said.table(t.now())
+	if err != nil {
+		rules, said = nil, content{}
+	}
+	if err == nil {
+		t.unbar(said)
+	}
 	again := passes && t.err != nil && t.err.Error() == err.Error()
-	t.stamp, t.retry, t.err, t.rules = seen, passes, err, rules
+	t.stamp, t.retry, t.err, t.said, t.rules, t.invites = seen, passes, err, said, rules, said.byID
 	t.index()
 	t.mu.Unlock()
 	if !again {
@@ -256,19 +321,35 @@ func (t *Table) load(final bool) (settled bool) {
 	return !passes
 }
 
+// setClock takes the clock that was read. Time goes back only where its file
+// was there and is gone: a person says so by removing it. Call it with mu held.
+func (t *Table) setClock(c clock, err error) {
+	old := t.clock
+	switch {
+	case old.path == "":
+	case old.kept && !c.kept && err == nil:
+		t.noted = time.Time{}
+	default:
+		c.seen = later(old.at(c.since), c.seen)
+		c.kept = c.kept || old.kept
+	}
+	t.clock = c
+}
+
 // unbar lifts the denials of which the file now says something new. Call it
 // with mu held.
-func (t *Table) unbar(rules map[grant]Rule) {
-	for g := range t.barred {
-		now, ruled := rules[g]
-		if old, was := t.rules[g]; ruled && (!was || old.String() != now.String()) {
+func (t *Table) unbar(said content) {
+	now := said.about(t.barred)
+	for g, old := range t.barred {
+		if t.barred[g] = now[g]; now[g] != "" && now[g] != old {
 			delete(t.barred, g)
 		}
 	}
 }
 
 // mayPass tells an error of reading the file, too many open ones for instance,
-// from one of what it says.
+// from one of what it says. One of the clock's file always may: a change of
+// that is not looked for.
 func mayPass(err error) bool {
 	return err != nil && !errors.As(err, new(*LineError)) && !errors.As(err, new(*home.UnsafeError))
 }
@@ -280,7 +361,8 @@ func (t *Table) Bar(peer, protocol string) error {
 	t.mu.Lock()
 	full := len(t.barred) >= maxRules
 	if !full {
-		t.barred[grant{protocol, peer}] = struct{}{}
+		g := grant{protocol, peer}
+		t.barred[g] = t.said.about(map[grant]string{g: ""})[g]
 	}
 	t.mu.Unlock()
 	if full {
@@ -298,11 +380,14 @@ func (t *Table) index() {
 		if r.expired(now) {
 			continue
 		}
-		if !r.Until.IsZero() && (t.next.IsZero() || r.Until.Before(t.next)) {
-			t.next = r.Until
-		}
+		t.expect(r.Until)
 		if r.Allow {
 			count(t.known, g.peer, 1)
+		}
+	}
+	for _, i := range t.invites {
+		if !i.expired(now) {
+			t.expect(i.Until)
 		}
 	}
 	for g, n := range t.lent {
@@ -310,49 +395,31 @@ func (t *Table) index() {
 	}
 }
 
-func read(path string, now time.Time) (map[grant]Rule, error) {
+// expect notes when something is over. Call it with mu held.
+func (t *Table) expect(until time.Time) {
+	if !until.IsZero() && (t.next.IsZero() || until.Before(t.next)) {
+		t.next = until
+	}
+}
+
+func read(path string) (content, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return content{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return content{}, err
 	}
 	if home.OthersMayWrite(info) {
-		return nil, &home.UnsafeError{Path: path}
+		return content{}, &home.UnsafeError{Path: path}
 	}
 	data, err := home.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return content{}, err
 	}
 	lines, err := parse(path, data)
 	if err != nil {
-		return nil, err
+		return content{}, err
 	}
-	return table(lines, now), nil
-}
-
-// table makes the rules of a file: a deny wins over an allow of the same peer
-// and protocol, whatever their order; of two of a kind the one that lasts
-// longer wins. Expired lines count for nothing.
-func table(lines []line, now time.Time) map[grant]Rule {
-	rules := map[grant]Rule{}
-	for _, l := range lines {
-		if l.rule == nil || l.rule.expired(now) {
-			continue
-		}
-		g := grant{l.rule.Protocol, l.rule.Peer}
-		if old, there := rules[g]; !there || l.rule.beats(old) {
-			rules[g] = *l.rule
-		}
-	}
-	return rules
-}
-
-// beats says which of two rules about the same thing counts.
-func (r Rule) beats(old Rule) bool {
-	if r.Allow != old.Allow {
-		return old.Allow
-	}
-	return !old.Until.IsZero() && (r.Until.IsZero() || r.Until.After(old.Until))
+	return interpret(path, lines)
 }

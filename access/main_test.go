@@ -4,29 +4,43 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-// childVar makes the test binary write rules, for a test of several processes.
-const childVar = "P2PTUN_TEST_SET"
+// childVar makes the test binary do something else, as a process of its own:
+// one of children, with the arguments that follow.
+const childVar = "P2PTUN_TEST_CHILD"
+
+var children = map[string]func(args []string) error{"set": setMany, "redeem": redeemAll}
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(childVar); path != "" {
-		os.Exit(setMany(path, os.Args[len(os.Args)-1]))
+	if name := os.Getenv(childVar); name != "" {
+		if err := children[name](os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
 }
 
-func setMany(path, child string) int {
+func childCommand(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), childVar+"="+name)
+	return cmd
+}
+
+// setMany writes rules: PATH, NAME.
+func setMany(args []string) error {
 	for i := range perChild {
-		rule := Rule{Allow: true, Protocol: "/x/" + child + "-" + strconv.Itoa(i), Peer: alice}
-		if err := Set(context.Background(), path, rule); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+		rule := Rule{Allow: true, Protocol: "/x/" + args[1] + "-" + strconv.Itoa(i), Peer: alice}
+		if err := Set(context.Background(), args[0], rule); err != nil {
+			return err
 		}
 	}
-	return 0
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -169,6 +170,42 @@ func TestAnEditThatFailsOrChangesNothingDoesNotWrite(t *testing.T) {
 		t.Error("the file was written")
 	}
 	wantContent(t, path, "old")
+}
+
+func TestAnEditKeepsWhatAnEditorWritesMeanwhile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	calls := 0
+	err := Edit(t.Context(), path, func(old []byte) ([]byte, error) {
+		if calls++; calls <= 3 { // saved between the reading and the writing
+			if err := os.WriteFile(path, []byte(strings.Repeat("mine ", calls)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return append(old, "ours"...), nil
+	})
+	if err != nil || calls != 4 {
+		t.Errorf("%d calls, %v", calls, err)
+	}
+	wantContent(t, path, "mine mine mine ours")
+	if got := names(t, filepath.Dir(path)); len(got) != 2 { // and the lock
+		t.Errorf("left behind: %v", got)
+	}
+}
+
+func TestAnEditOfAFileThatNeverRestsGivesUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	ctx, cancel := context.WithCancel(t.Context())
+	calls := 0
+	err := Edit(ctx, path, func([]byte) ([]byte, error) {
+		if calls++; calls == 5 {
+			cancel()
+		}
+		return []byte("ours"), os.WriteFile(path, []byte(strconv.Itoa(calls)), 0o600)
+	})
+	if !errors.Is(err, context.Canceled) || calls != 5 {
+		t.Errorf("%d calls, %v", calls, err)
+	}
+	wantContent(t, path, "5")
 }
 
 func TestEditsOfSeveralProcessesLoseNothing(t *testing.T) {

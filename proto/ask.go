@@ -21,25 +21,35 @@ const MaxAsk = 1024
 // ErrAskTooLong is returned for a message over MaxAsk, before it is read.
 var ErrAskTooLong = fmt.Errorf("ask message longer than %d bytes", MaxAsk)
 
-// WriteQuestion writes one Question. It sends no name that ReadQuestion would
+// WriteQuestion writes one Question. It sends none that ReadQuestion would
 // refuse.
-func WriteQuestion(w io.Writer, protocol string) error {
-	if err := CheckWireProtocol(protocol); err != nil {
+func WriteQuestion(w io.Writer, q *Question) error {
+	if err := checkQuestion(q); err != nil {
 		return fmt.Errorf("write question: %w", err)
 	}
-	return writeMessage(w, &Question{Protocol: protocol})
+	return writeMessage(w, q)
 }
 
-// ReadQuestion reads one Question and checks its protocol name.
-func ReadQuestion(r io.Reader) (protocol string, err error) {
-	var q Question
-	if err := readMessage(r, &q); err != nil {
-		return "", fmt.Errorf("read question: %w", err)
+// ReadQuestion reads one Question and checks its fields.
+func ReadQuestion(r io.Reader) (*Question, error) {
+	q := &Question{}
+	if err := readMessage(r, q); err != nil {
+		return nil, fmt.Errorf("read question: %w", err)
 	}
+	if err := checkQuestion(q); err != nil {
+		return nil, fmt.Errorf("read question: %w", err)
+	}
+	return q, nil
+}
+
+func checkQuestion(q *Question) error {
 	if err := CheckWireProtocol(q.GetProtocol()); err != nil {
-		return "", fmt.Errorf("read question: %w", err)
+		return err
 	}
-	return q.GetProtocol(), nil
+	if len(q.GetInviteId()) == 0 && len(q.GetInviteSecret()) == 0 {
+		return nil
+	}
+	return checkKeys(q.GetInviteId(), q.GetInviteSecret())
 }
 
 // WriteAnswer writes one Answer.

@@ -42,6 +42,11 @@ const (
 	Verdict_VERDICT_SERVICE_DOWN Verdict = 3
 	// Allowed, but nobody listens on that protocol here.
 	Verdict_VERDICT_NO_SERVICE Verdict = 4
+	// These are said only to who knows the secret of an invite.
+	Verdict_VERDICT_INVITE_USED Verdict = 5
+	Verdict_VERDICT_INVITE_OVER Verdict = 6
+	// The use could not be written down; ask again later.
+	Verdict_VERDICT_INVITE_LATER Verdict = 7
 )
 
 // Enum value maps for Verdict.
@@ -52,6 +57,9 @@ var (
 		2: "VERDICT_REFUSED",
 		3: "VERDICT_SERVICE_DOWN",
 		4: "VERDICT_NO_SERVICE",
+		5: "VERDICT_INVITE_USED",
+		6: "VERDICT_INVITE_OVER",
+		7: "VERDICT_INVITE_LATER",
 	}
 	Verdict_value = map[string]int32{
 		"VERDICT_UNKNOWN":      0,
@@ -59,6 +67,9 @@ var (
 		"VERDICT_REFUSED":      2,
 		"VERDICT_SERVICE_DOWN": 3,
 		"VERDICT_NO_SERVICE":   4,
+		"VERDICT_INVITE_USED":  5,
+		"VERDICT_INVITE_OVER":  6,
+		"VERDICT_INVITE_LATER": 7,
 	}
 )
 
@@ -90,10 +101,16 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 }
 
 // Question asks whether the asking peer may use a protocol and whether its
-// service is up.
+// service is up. With an invite it is redeemed first: the asking peer, which
+// libp2p has authenticated, is let in for as long as the invite lasts. The same
+// peer may redeem the same invite again and again; that is one use.
 type Question struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Protocol      string                 `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Protocol string                 `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// 5 to 16 bytes; both or none.
+	InviteId []byte `protobuf:"bytes,2,opt,name=invite_id,json=inviteId,proto3" json:"invite_id,omitempty"`
+	// 16 to 64 bytes.
+	InviteSecret  []byte `protobuf:"bytes,3,opt,name=invite_secret,json=inviteSecret,proto3" json:"invite_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -133,6 +150,20 @@ func (x *Question) GetProtocol() string {
 		return x.Protocol
 	}
 	return ""
+}
+
+func (x *Question) GetInviteId() []byte {
+	if x != nil {
+		return x.InviteId
+	}
+	return nil
+}
+
+func (x *Question) GetInviteSecret() []byte {
+	if x != nil {
+		return x.InviteSecret
+	}
+	return nil
 }
 
 type Answer struct {
@@ -183,18 +214,23 @@ var File_proto_ask_proto protoreflect.FileDescriptor
 
 const file_proto_ask_proto_rawDesc = "" +
 	"\n" +
-	"\x0fproto/ask.proto\x12\rp2ptun.ask.v1\"&\n" +
+	"\x0fproto/ask.proto\x12\rp2ptun.ask.v1\"h\n" +
 	"\bQuestion\x12\x1a\n" +
-	"\bprotocol\x18\x01 \x01(\tR\bprotocol\":\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x1b\n" +
+	"\tinvite_id\x18\x02 \x01(\fR\binviteId\x12#\n" +
+	"\rinvite_secret\x18\x03 \x01(\fR\finviteSecret\":\n" +
 	"\x06Answer\x120\n" +
-	"\averdict\x18\x01 \x01(\x0e2\x16.p2ptun.ask.v1.VerdictR\averdict*u\n" +
+	"\averdict\x18\x01 \x01(\x0e2\x16.p2ptun.ask.v1.VerdictR\averdict*\xc1\x01\n" +
 	"\aVerdict\x12\x13\n" +
 	"\x0fVERDICT_UNKNOWN\x10\x00\x12\x0e\n" +
 	"\n" +
 	"VERDICT_OK\x10\x01\x12\x13\n" +
 	"\x0fVERDICT_REFUSED\x10\x02\x12\x18\n" +
 	"\x14VERDICT_SERVICE_DOWN\x10\x03\x12\x16\n" +
-	"\x12VERDICT_NO_SERVICE\x10\x04B\x0eZ\fp2ptun/protob\x06proto3"
+	"\x12VERDICT_NO_SERVICE\x10\x04\x12\x17\n" +
+	"\x13VERDICT_INVITE_USED\x10\x05\x12\x17\n" +
+	"\x13VERDICT_INVITE_OVER\x10\x06\x12\x18\n" +
+	"\x14VERDICT_INVITE_LATER\x10\aB\x0eZ\fp2ptun/protob\x06proto3"
 
 var (
 	file_proto_ask_proto_rawDescOnce sync.Once

@@ -27,6 +27,94 @@ var goldenAnswers = map[Verdict]string{
 	Verdict_VERDICT_REFUSED:      "02" + "0802",
 	Verdict_VERDICT_SERVICE_DOWN: "02" + "0803",
 	Verdict_VERDICT_NO_SERVICE:   "02" + "0804",
+	Verdict_VERDICT_INVITE_USED:  "02" + "0805",
+	Verdict_VERDICT_INVITE_OVER:  "02" + "0806",
+	Verdict_VERDICT_INVITE_LATER: "02" + "0807",
+}
+
+// goldenKeyed are questions that show an invite.
+var goldenKeyed = []struct {
+	q     *Question
+	bytes string
+}{
+	{
+		&Question{Protocol: "/x/ssh", InviteId: goldenID, InviteSecret: goldenSecret},
+		"21" + "0a06" + "2f782f737368" + "1205" + "0102030405" + "1a10" + "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf",
+	},
+	{
+		&Question{Protocol: longName(MaxName), InviteId: bytes.Repeat([]byte{1}, 16), InviteSecret: bytes.Repeat([]byte{2}, 64)},
+		"d602" + "0aff01" + hex.EncodeToString([]byte(longName(MaxName))) + "1210" + strings.Repeat("01", 16) + "1a40" + strings.Repeat("02", 64),
+	},
+}
+
+func sameQuestion(a, b *Question) bool {
+	return a != nil && a.GetProtocol() == b.GetProtocol() && bytes.Equal(a.GetInviteId(), b.GetInviteId()) && bytes.Equal(a.GetInviteSecret(), b.GetInviteSecret())
+}
+
+func TestBytesOfAQuestionWithAnInviteNeverChange(t *testing.T) {
+	for _, c := range goldenKeyed {
+		var wire bytes.Buffer
+		if err := WriteQuestion(&wire, c.q); err != nil {
+			t.Errorf("WriteQuestion(%v): %v", c.q, err)
+		}
+		if got := hex.EncodeToString(wire.Bytes()); got != c.bytes {
+			t.Errorf("question %v is %s, want %s", c.q, got, c.bytes)
+		}
+		for _, r := range []io.Reader{unhex(t, c.bytes), iotest.OneByteReader(unhex(t, c.bytes))} {
+			if got, err := ReadQuestion(r); err != nil || !sameQuestion(got, c.q) {
+				t.Errorf("ReadQuestion(%s) = %v, %v", c.bytes, got, err)
+			}
+		}
+	}
+}
+
+func TestAnInviteInAQuestionIsBoundedAndWhole(t *testing.T) {
+	for _, c := range []struct {
+		id, secret int
+		ok         bool
+	}{
+		{0, 0, true}, {5, 16, true}, {16, 64, true}, {5, 64, true}, {16, 16, true},
+		{4, 16, false}, {17, 16, false}, {5, 15, false}, {5, 65, false}, {5, 0, false}, {0, 16, false}, {1, 1, false},
+	} {
+		q := &Question{Protocol: "/x/ssh", InviteId: make([]byte, c.id), InviteSecret: make([]byte, c.secret)}
+		var wire bytes.Buffer
+		if err := WriteQuestion(&wire, q); (err == nil) != c.ok || err != nil && wire.Len() > 0 {
+			t.Errorf("id of %d bytes, secret of %d: WriteQuestion = %v, and wrote %d bytes", c.id, c.secret, err, wire.Len())
+		}
+		got, err := ReadQuestion(bytes.NewReader(rawKeyed(q)))
+		if (err == nil) != c.ok || (got != nil) != c.ok || c.ok && !sameQuestion(got, q) {
+			t.Errorf("id of %d bytes, secret of %d: ReadQuestion = %v, %v", c.id, c.secret, got, err)
+		}
+	}
+}
+
+// rawKeyed frames a question unchecked.
+func rawKeyed(q *Question) []byte {
+	var body []byte
+	for i, field := range [][]byte{[]byte(q.GetProtocol()), q.GetInviteId(), q.GetInviteSecret()} {
+		if len(field) > 0 {
+			body = protowire.AppendTag(body, protowire.Number(i+1), protowire.BytesType)
+			body = protowire.AppendBytes(body, field)
+		}
+	}
+	return append(binary.AppendUvarint(nil, uint64(len(body))), body...)
+}
+
+// An error goes to a log.
+func TestErrorsOfAQuestionNeverHoldItsSecret(t *testing.T) {
+	secret := strings.Repeat("hush", 4)
+	for _, q := range []*Question{
+		{Protocol: "/x/ssh", InviteSecret: []byte(secret)},
+		{Protocol: "/x/ssh", InviteId: []byte("1234"), InviteSecret: []byte(secret)},
+		{Protocol: "ssh", InviteId: []byte("12345"), InviteSecret: []byte(secret)},
+	} {
+		_, read := ReadQuestion(bytes.NewReader(rawKeyed(q)))
+		for _, err := range []error{WriteQuestion(io.Discard, q), read} {
+			if err == nil || strings.Contains(err.Error(), "hush") {
+				t.Errorf("err = %v", err)
+			}
+		}
+	}
 }
 
 func longName(bytes int) string {
@@ -36,14 +124,14 @@ func longName(bytes int) string {
 func TestQuestionBytesNeverChange(t *testing.T) {
 	for name, golden := range goldenQuestions {
 		var wire bytes.Buffer
-		if err := WriteQuestion(&wire, name); err != nil {
+		if err := WriteQuestion(&wire, &Question{Protocol: name}); err != nil {
 			t.Errorf("WriteQuestion(%q): %v", name, err)
 		}
 		if got := hex.EncodeToString(wire.Bytes()); got != golden {
 			t.Errorf("question %q is %s, want %s", name, got, golden)
 		}
-		if got, err := ReadQuestion(unhex(t, golden)); err != nil || got != name {
-			t.Errorf("ReadQuestion(%s) = %q, %v; want %q", golden, got, err, name)
+		if got, err := ReadQuestion(unhex(t, golden)); err != nil || !sameQuestion(got, &Question{Protocol: name}) {
+			t.Errorf("ReadQuestion(%s) = %v, %v; want %q", golden, got, err, name)
 		}
 	}
 }
@@ -68,8 +156,8 @@ func TestAnswerBytesNeverChange(t *testing.T) {
 
 func TestAskMessagesArriveByteByByte(t *testing.T) {
 	for name, golden := range goldenQuestions {
-		if got, err := ReadQuestion(iotest.OneByteReader(unhex(t, golden))); err != nil || got != name {
-			t.Errorf("ReadQuestion(%s) = %q, %v", golden, got, err)
+		if got, err := ReadQuestion(iotest.OneByteReader(unhex(t, golden))); err != nil || !sameQuestion(got, &Question{Protocol: name}) {
+			t.Errorf("ReadQuestion(%s) = %v, %v", golden, got, err)
 		}
 	}
 }
@@ -85,8 +173,8 @@ func TestTruncatedQuestionIsAnError(t *testing.T) {
 			if n == 0 {
 				want = io.EOF
 			}
-			if got, err := ReadQuestion(bytes.NewReader(whole[:n])); !errors.Is(err, want) {
-				t.Errorf("%d bytes of question %q read as %q, %v; want %v", n, name, got, err, want)
+			if got, err := ReadQuestion(bytes.NewReader(whole[:n])); !errors.Is(err, want) || got != nil {
+				t.Errorf("%d bytes of question %q read as %v, %v; want %v", n, name, got, err, want)
 			}
 		}
 	}
@@ -143,8 +231,8 @@ func TestMalformedAskIsRefused(t *testing.T) {
 		"unclosed group":        "010b",
 		"varint without an end": "0208ff",
 	} {
-		if got, err := ReadQuestion(unhex(t, in)); err == nil {
-			t.Errorf("%s: ReadQuestion = %q", what, got)
+		if got, err := ReadQuestion(unhex(t, in)); err == nil || got != nil {
+			t.Errorf("%s: ReadQuestion = %v", what, got)
 		}
 		if got, err := ReadAnswer(unhex(t, in)); err == nil || got != Verdict_VERDICT_UNKNOWN {
 			t.Errorf("%s: ReadAnswer = %s, %v", what, got, err)
@@ -162,8 +250,8 @@ func TestAskOfMaxAskBytesIsRead(t *testing.T) {
 		t.Fatalf("body of %d bytes", len(body))
 	}
 	got, err := ReadQuestion(bytes.NewReader(append(binary.AppendUvarint(nil, MaxAsk), body...)))
-	if err != nil || got != "/x/ssh" {
-		t.Errorf("ReadQuestion = %q, %v", got, err)
+	if err != nil || got.GetProtocol() != "/x/ssh" || got.GetInviteId() != nil || got.GetInviteSecret() != nil {
+		t.Errorf("ReadQuestion = %v, %v", got, err)
 	}
 }
 
@@ -173,12 +261,12 @@ func TestWrongNamesAreNeitherSentNorTaken(t *testing.T) {
 		longName(MaxName + 1), longName(MaxAsk - 3), longName(MaxAsk),
 	} {
 		var wire bytes.Buffer
-		if err := WriteQuestion(&wire, name); err == nil || wire.Len() > 0 {
+		if err := WriteQuestion(&wire, &Question{Protocol: name}); err == nil || wire.Len() > 0 {
 			t.Errorf("WriteQuestion(%q) = %v, and wrote %x", name, err, wire.Bytes())
 		}
 		got, err := ReadQuestion(bytes.NewReader(rawQuestion(name)))
-		if err == nil || got != "" {
-			t.Errorf("ReadQuestion of %q = %q, %v", name, got, err)
+		if err == nil || got != nil {
+			t.Errorf("ReadQuestion of %q = %v, %v", name, got, err)
 			continue
 		}
 		checkShowable(t, err.Error())
@@ -187,11 +275,11 @@ func TestWrongNamesAreNeitherSentNorTaken(t *testing.T) {
 
 func TestVerdictOfALaterVersionReadsAsUnknown(t *testing.T) {
 	for _, in := range []string{
-		"020805", "020863", // 5, 99
+		"020808", "020863", // 8, 99
 		"0608ffffffff07",           // the largest
 		"0b08ffffffffffffffffff01", // -1
 		"0b0880808080f8ffffffff01", // the smallest
-		"04" + "0801" + "0805",     // the last one counts
+		"04" + "0801" + "0808",     // the last one counts
 	} {
 		if got, err := ReadAnswer(unhex(t, in)); err != nil || got != Verdict_VERDICT_UNKNOWN {
 			t.Errorf("ReadAnswer(%s) = %s, %v", in, got, err)
@@ -207,8 +295,8 @@ func TestVerdictOfALaterVersionReadsAsUnknown(t *testing.T) {
 }
 
 func TestFieldsOfALaterVersionAreIgnored(t *testing.T) {
-	if got, err := ReadQuestion(unhex(t, "0d"+"0a062f782f737368"+"1203abcdef")); err != nil || got != "/x/ssh" {
-		t.Errorf("ReadQuestion = %q, %v", got, err)
+	if got, err := ReadQuestion(unhex(t, "0d"+"0a062f782f737368"+"2203abcdef")); err != nil || got.GetProtocol() != "/x/ssh" {
+		t.Errorf("ReadQuestion = %v, %v", got, err)
 	}
 	if got, err := ReadAnswer(unhex(t, "04"+"0801"+"1007")); err != nil || got != Verdict_VERDICT_OK {
 		t.Errorf("ReadAnswer = %s, %v", got, err)
@@ -218,7 +306,7 @@ func TestFieldsOfALaterVersionAreIgnored(t *testing.T) {
 func TestWriteErrorOfTheStreamIsKept(t *testing.T) {
 	r, w := io.Pipe()
 	r.Close()
-	if err := WriteQuestion(w, "/x/ssh"); !errors.Is(err, io.ErrClosedPipe) {
+	if err := WriteQuestion(w, &Question{Protocol: "/x/ssh"}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("WriteQuestion = %v", err)
 	}
 	if err := WriteAnswer(w, Verdict_VERDICT_OK); !errors.Is(err, io.ErrClosedPipe) {
@@ -247,26 +335,44 @@ func FuzzReadQuestion(f *testing.F) {
 		b, _ := hex.DecodeString(golden)
 		f.Add(b)
 	}
+	for _, c := range goldenKeyed {
+		b, _ := hex.DecodeString(c.bytes)
+		f.Add(b)
+	}
 	f.Add(rawQuestion("/x/\x1b"))
+	f.Add(rawKeyed(&Question{Protocol: "/x/ssh", InviteId: goldenID}))
 	f.Add(binary.AppendUvarint(nil, 1<<40))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		name, err := ReadQuestion(bytes.NewReader(in))
+		q, err := ReadQuestion(bytes.NewReader(in))
 		if err != nil {
 			checkShowable(t, err.Error())
+			if q != nil {
+				t.Errorf("ReadQuestion(%x) = %v beside %v", in, q, err)
+			}
 			return
 		}
-		checkShowable(t, name)
-		if len(name) > MaxName || CheckWireProtocol(name) != nil {
-			t.Errorf("ReadQuestion(%x) = %q", in, name)
-		}
+		checkQuestionBounds(t, q)
 		var wire bytes.Buffer
-		if err := WriteQuestion(&wire, name); err != nil {
-			t.Fatalf("WriteQuestion(%q): %v", name, err)
+		if err := WriteQuestion(&wire, q); err != nil {
+			t.Fatalf("WriteQuestion(%v): %v", q, err)
 		}
-		if again, err := ReadQuestion(&wire); err != nil || again != name {
-			t.Errorf("question %q reads as %q, %v", name, again, err)
+		if again, err := ReadQuestion(&wire); err != nil || !sameQuestion(again, q) {
+			t.Errorf("question %v reads as %v, %v", q, again, err)
 		}
 	})
+}
+
+func checkQuestionBounds(t testing.TB, q *Question) {
+	t.Helper()
+	name, id, secret := q.GetProtocol(), len(q.GetInviteId()), len(q.GetInviteSecret())
+	checkShowable(t, name)
+	if len(name) > MaxName || CheckWireProtocol(name) != nil {
+		t.Errorf("name %q", name)
+	}
+	none, whole := id == 0 && secret == 0, id >= 5 && id <= 16 && secret >= 16 && secret <= 64
+	if !none && !whole {
+		t.Errorf("an id of %d bytes and a secret of %d", id, secret)
+	}
 }
 
 func FuzzReadAnswer(f *testing.F) {
@@ -305,7 +411,7 @@ func FuzzWriteQuestion(f *testing.F) {
 	f.Add("/x/\xff")
 	f.Fuzz(func(t *testing.T, name string) {
 		var wire bytes.Buffer
-		sent := WriteQuestion(&wire, name)
+		sent := WriteQuestion(&wire, &Question{Protocol: name})
 		if sent == nil && wire.Len() > MaxAsk+binary.MaxVarintLen16 {
 			t.Errorf("WriteQuestion(%q) wrote %d bytes", name, wire.Len())
 		}
@@ -316,8 +422,8 @@ func FuzzWriteQuestion(f *testing.F) {
 		if (sent == nil) != (err == nil) {
 			t.Errorf("WriteQuestion(%q) says %v, ReadQuestion %v", name, sent, err)
 		}
-		if err == nil && (got != name || !bytes.Equal(wire.Bytes(), rawQuestion(name))) {
-			t.Errorf("question %q reads as %q, and is written as %x", name, got, wire.Bytes())
+		if err == nil && (!sameQuestion(got, &Question{Protocol: name}) || !bytes.Equal(wire.Bytes(), rawQuestion(name))) {
+			t.Errorf("question %q reads as %v, and is written as %x", name, got, wire.Bytes())
 		}
 	})
 }

@@ -18,6 +18,7 @@ const (
 	CodeRevoked    Code = 0x2107 // the peer's access was taken away
 	CodeStopped    Code = 0x2108 // the node stopped
 	CodePeerAway   Code = 0x2109 // local only: no way to the peer at the moment
+	CodeTooMany    Code = 0x210a // over a limit of live connections
 )
 
 var codeText = map[Code]string{
@@ -31,6 +32,7 @@ var codeText = map[Code]string{
 	CodeRevoked:    "access revoked",
 	CodeStopped:    "node stopped",
 	CodePeerAway:   "peer away",
+	CodeTooMany:    "too many connections",
 }
 
 // String is the reason in words, as `ls`, events and logs show it.

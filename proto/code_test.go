@@ -25,6 +25,7 @@ var pinnedCodes = map[string]struct {
 	"CodeRevoked":    {CodeRevoked, 0x2107, "access revoked"},
 	"CodeStopped":    {CodeStopped, 0x2108, "node stopped"},
 	"CodePeerAway":   {CodePeerAway, 0x2109, "peer away"},
+	"CodeTooMany":    {CodeTooMany, 0x210a, "too many connections"},
 }
 
 func TestCodeNumbersAndTextsNeverChange(t *testing.T) {
@@ -98,6 +99,9 @@ func TestVerdictNumbersNeverChange(t *testing.T) {
 		Verdict_VERDICT_REFUSED:      2,
 		Verdict_VERDICT_SERVICE_DOWN: 3,
 		Verdict_VERDICT_NO_SERVICE:   4,
+		Verdict_VERDICT_INVITE_USED:  5,
+		Verdict_VERDICT_INVITE_OVER:  6,
+		Verdict_VERDICT_INVITE_LATER: 7,
 	}
 	if len(pinned) != len(Verdict_name) {
 		t.Errorf("%d verdicts, %d pinned", len(Verdict_name), len(pinned))

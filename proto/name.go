@@ -26,6 +26,9 @@ var reserved = []string{"/p2ptun/", "/libp2p/", "/ipfs/id/", "/ipfs/ping/", "/ip
 // ParseProtocol turns what a person typed into a protocol name: `ssh` and
 // `/x/ssh` are both `/x/ssh`. Names outside /x/ need custom.
 func ParseProtocol(s string, custom bool) (string, error) {
+	if LooksLikeInvite(s) {
+		return "", errors.New("an invite is no protocol name")
+	}
 	name := s
 	if s != "" && !strings.HasPrefix(s, "/") {
 		name = Namespace + s

@@ -27,6 +27,8 @@ func ParsePeer(s string) (Peer, error) {
 		return Peer{}, errors.New("peer is empty")
 	case len(s) > maxTyped:
 		return Peer{}, fmt.Errorf("peer is longer than %d bytes", maxTyped)
+	case LooksLikeInvite(s): // first: errors must not hold it
+		return Peer{}, errors.New("an invite stands for a peer in `forward` and `ping` only")
 	case Printable(s, maxTyped) != s:
 		return Peer{}, fmt.Errorf("peer %s: %w", Printable(s, 128), errInvisible)
 	case strings.HasPrefix(s, "/"):
@@ -90,9 +92,6 @@ func isPeerID(id peer.ID) bool {
 // MaxPeerName bounds a name from `peer add`, in bytes.
 const MaxPeerName = 63
 
-// reservedName begins texts of a later version that stand where a peer may.
-const reservedName = "p2ptun1"
-
 // CheckPeerName takes a letter, then letters, digits, `-` and `_`: so a name
 // never reads as an address. What decodes as a peer ID is no name.
 func CheckPeerName(s string) error {
@@ -109,8 +108,8 @@ func CheckPeerName(s string) error {
 	if _, err := peer.Decode(s); err == nil {
 		return errors.New("a peer ID can't be a name")
 	}
-	if strings.HasPrefix(s, reservedName) {
-		return fmt.Errorf("names that start with %s are reserved", reservedName)
+	if LooksLikeInvite(s) {
+		return errors.New("that reads as an invite")
 	}
 	return nil
 }
