@@ -117,8 +117,8 @@ func TestBrokenAccessFileRefusesEverybodyAndSaysSo(t *testing.T) {
 	edit(t, tun.service.access(), "allow "+testProtocol, "alow "+testProtocol)
 	tr.wantReset(t)
 	wantResetAtOnce(t, tun.forward)
-	tun.listen.waitFor(t, &tun.listen.err, `.*nobody is let in: .*access: line \d+: alow is neither allow nor deny`)
-	if p := tun.service.start("access", "ls"); p.exit(t) != 1 || !strings.Contains(p.err.String(), "alow is neither allow nor deny") {
+	tun.listen.waitFor(t, &tun.listen.err, `.*nobody is let in: .*access: line \d+: alow is none of allow, deny, group, invite, used`)
+	if p := tun.service.start("access", "ls"); p.exit(t) != 1 || !strings.Contains(p.err.String(), "alow is none of allow, deny, group, invite, used") {
 		t.Errorf("access ls: exit code %d: %s", p.exit(t), p.err.String())
 	}
 	edit(t, tun.service.access(), "alow "+testProtocol, "allow "+testProtocol)

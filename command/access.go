@@ -3,20 +3,24 @@ package command
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"p2ptun/access"
 	"p2ptun/daemon"
+	"p2ptun/home"
 )
 
 func (t *tool) allowCommand() *cli.Command {
 	return &cli.Command{
-		Name: "allow", Usage: "let a peer use a protocol", ArgsUsage: "PROTOCOL PEER",
+		Name: "allow", Usage: "let a peer, or a group, use a protocol", ArgsUsage: "PROTOCOL PEER|@GROUP",
 		Description: "Kept in the file `access` of the home, which you may edit as well. Takes effect at once.",
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "for", Usage: "until `T` from now, 24h for one", DefaultText: "for ever"},
+			&cli.IntFlag{Name: "max-streams", Usage: "at most `N` live connections of that peer", DefaultText: "as listen says"},
+			&cli.StringFlag{Name: "max-rate", Usage: "at most `BYTES/s` each way for that peer, 5M for one", DefaultText: "as listen says"},
 			customFlag(),
 		},
 		Action: func(c *cli.Context) error { return t.setRule(c, true) },
@@ -25,7 +29,7 @@ func (t *tool) allowCommand() *cli.Command {
 
 func (t *tool) denyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "deny", Usage: "keep a peer from a protocol, whatever else lets it in", ArgsUsage: "PROTOCOL PEER",
+		Name: "deny", Usage: "keep a peer, or a group, from a protocol, whatever else lets it in", ArgsUsage: "PROTOCOL PEER|@GROUP",
 		Description: "Its live connections are reset within a second.",
 		Flags:       []cli.Flag{customFlag()},
 		Action:      func(c *cli.Context) error { return t.setRule(c, false) },
@@ -46,16 +50,13 @@ func (t *tool) setRule(c *cli.Context, allow bool) error {
 	if err != nil {
 		return err
 	}
-	ids, err := t.peerIDs(c.Args().Slice()[1:])
+	ids, err := t.ruleSubjects(c.Args().Get(1))
 	if err != nil {
 		return err
 	}
 	rule := access.Rule{Allow: allow, Protocol: protocol}
-	if c.IsSet("for") {
-		if c.Duration("for") <= 0 {
-			return usagef("--for must be more than 0")
-		}
-		rule.Until = time.Now().Add(c.Duration("for")).UTC().Truncate(time.Second)
+	if err := ruleLimits(c, &rule); err != nil {
+		return err
 	}
 	for _, id := range ids {
 		rule.Peer = id
@@ -71,22 +72,61 @@ func (t *tool) setRule(c *cli.Context, allow bool) error {
 	return nil
 }
 
+// ruleSubjects gives the peers that a rule is about, or a group.
+func (t *tool) ruleSubjects(arg string) ([]string, error) {
+	name, isGroup := strings.CutPrefix(arg, "@")
+	if !isGroup {
+		return t.peerIDs([]string{arg})
+	}
+	if err := access.CheckGroupName(name); err != nil {
+		return nil, usageHint(err.Error(), t.self()+" access group add NAME PEER")
+	}
+	return []string{arg}, nil
+}
+
+// ruleLimits reads the flags that bound an allow.
+func ruleLimits(c *cli.Context, rule *access.Rule) (err error) {
+	if c.IsSet("for") {
+		if c.Duration("for") <= 0 {
+			return usagef("--for must be more than 0")
+		}
+		rule.Until = time.Now().Add(c.Duration("for")).UTC().Truncate(time.Second)
+	}
+	if c.IsSet("max-streams") {
+		if rule.MaxStreams = c.Int("max-streams"); rule.MaxStreams < 1 {
+			return usagef("--max-streams must be at least 1")
+		}
+	}
+	if c.IsSet("max-rate") {
+		rule.MaxRate, err = parseRate(c.String("max-rate"))
+	}
+	return err
+}
+
 func (t *tool) applyRule(c *cli.Context, rule access.Rule) error {
+	return t.change(c,
+		func(client *daemon.Client) error { return client.SetRule(c.Context, rule) },
+		func(dir home.Dir) error { return access.Set(c.Context, dir.Access(), rule) })
+}
+
+// change changes who may what: through the running node, where it holds when
+// this returns; without one in the file.
+func (t *tool) change(c *cli.Context, ask func(*daemon.Client) error, write func(home.Dir) error) error {
 	dir, err := t.dir()
 	if err != nil {
 		return err
 	}
 	client, err := daemon.Find(c.Context, dir)
 	if errors.Is(err, daemon.ErrNoOwner) {
-		return access.Set(c.Context, dir.Access(), rule)
+		return write(dir)
 	}
 	if errors.As(err, new(*daemon.SilentError)) {
-		return unconfirmed(access.Set(c.Context, dir.Access(), rule), err)
+		return unconfirmed(write(dir), err)
 	}
 	if err != nil {
 		return err
 	}
-	return client.SetRule(c.Context, rule)
+	return ask(client)
 }
 
 // unconfirmed: the node reads the file by itself when it can again.
@@ -100,10 +140,10 @@ func unconfirmed(written, silent error) error {
 func (t *tool) accessCommand() *cli.Command {
 	return &cli.Command{
 		Name: "access", Usage: "who may use what",
-		Subcommands: []*cli.Command{{
-			Name: "ls", Usage: "list the rules", Action: t.accessList,
-			Flags: []cli.Flag{headerFlag()},
-		}},
+		Subcommands: []*cli.Command{
+			{Name: "ls", Usage: "list rules, invites and groups", Action: t.accessList, Flags: []cli.Flag{headerFlag()}},
+			t.groupCommand(),
+		},
 		Action: needSubcommand,
 	}
 }
@@ -112,14 +152,38 @@ func headerFlag() cli.Flag {
 	return boolFlag("v", "print a header")
 }
 
-// accessRow is one right, as `access ls` shows it.
+// accessRow is one line of `access ls`.
 type accessRow struct {
-	Verdict  string `json:"verdict"` // allow, deny
-	Protocol string `json:"protocol"`
-	Peer     string `json:"peer"` // any: everybody
-	Until    string `json:"until,omitempty"`
-	From     string `json:"from"` // file, tunnel N
-	Comment  string `json:"comment,omitempty"`
+	Verdict    string `json:"verdict"`            // allow, deny, invite, group
+	Protocol   string `json:"protocol,omitempty"` // of a group none
+	Peer       string `json:"peer,omitempty"`     // any: everybody; of an invite none
+	Until      string `json:"until,omitempty"`
+	MaxStreams int    `json:"max_streams,omitempty"`
+	MaxRate    int64  `json:"max_rate,omitempty"`
+	From       string `json:"from"` // file, tunnel N, invite ID
+	Group      string `json:"group,omitempty"`
+	ID         string `json:"id,omitempty"`
+	Uses       *int   `json:"uses,omitempty"` // of an invite: in all, and left
+	Left       *int   `json:"left,omitempty"`
+	Comment    string `json:"comment,omitempty"`
+}
+
+// note is what the last column says.
+func (r accessRow) note() string {
+	var parts []string
+	if r.Left != nil {
+		parts = append(parts, fmt.Sprintf("%d of %d uses left", *r.Left, *r.Uses))
+	}
+	if r.MaxStreams > 0 {
+		parts = append(parts, fmt.Sprintf("at most %d connections", r.MaxStreams))
+	}
+	if r.MaxRate > 0 {
+		parts = append(parts, fmt.Sprintf("at most %s/s", size(r.MaxRate)))
+	}
+	if r.Comment != "" {
+		parts = append(parts, r.Comment)
+	}
+	return strings.Join(parts, "; ")
 }
 
 func (t *tool) accessList(c *cli.Context) error {
@@ -138,12 +202,12 @@ func (t *tool) accessList(c *cli.Context) error {
 			}
 			continue
 		}
-		rows = append(rows, []string{r.Verdict, r.Protocol, r.Peer, r.Until, r.From, r.Comment})
+		rows = append(rows, []string{r.Verdict, r.Protocol + r.Group, r.Peer, r.Until, r.From, r.note()})
 	}
 	if t.json {
 		return nil
 	}
-	return t.table(c.Bool("v"), []string{"VERDICT", "PROTOCOL", "PEER", "UNTIL", "FROM", "COMMENT"}, rows)
+	return t.table(c.Bool("v"), []string{"VERDICT", "PROTOCOL", "PEER", "UNTIL", "FROM", "NOTE"}, rows)
 }
 
 func (t *tool) readAccess(c *cli.Context) (daemon.Access, error) {
@@ -153,8 +217,8 @@ func (t *tool) readAccess(c *cli.Context) (daemon.Access, error) {
 	}
 	client, err := daemon.Find(c.Context, dir)
 	if errors.Is(err, daemon.ErrNoOwner) {
-		rules, err := access.List(dir.Access())
-		return daemon.Access{Rules: rules}, err
+		listing, err := access.List(dir.Access())
+		return daemon.Access{Listing: listing}, err
 	}
 	if err != nil {
 		return daemon.Access{}, err
@@ -165,24 +229,76 @@ func (t *tool) readAccess(c *cli.Context) (daemon.Access, error) {
 func accessRows(a daemon.Access) []accessRow {
 	var rows []accessRow
 	for _, r := range a.Rules {
-		row := accessRow{Verdict: "deny", Protocol: r.Protocol, Peer: r.Peer, From: "file", Comment: r.Comment}
+		row := accessRow{Verdict: "deny", Protocol: r.Protocol, Peer: r.Peer, Until: untilText(r.Until), From: "file", Comment: r.Comment, MaxStreams: r.MaxStreams, MaxRate: r.MaxRate}
 		if r.Allow {
 			row.Verdict = "allow"
-		}
-		if !r.Until.IsZero() {
-			row.Until = r.Until.UTC().Format(time.RFC3339)
-			if time.Now().After(r.Until) {
-				row.Until += " (over)"
-			}
 		}
 		rows = append(rows, row)
 	}
 	for _, f := range a.Flags {
-		row := accessRow{Verdict: "allow", Protocol: f.Protocol, Peer: f.Peer, From: fmt.Sprintf("tunnel %s", f.Tunnel)}
+		row := accessRow{Verdict: "allow", Protocol: f.Protocol, Peer: f.Peer, From: "tunnel " + f.Tunnel}
 		if f.Peer == "" {
 			row.Peer = "any"
 		}
 		rows = append(rows, row)
 	}
+	for _, i := range a.Invites {
+		rows = append(rows, inviteRows(i)...)
+	}
+	for _, g := range a.Groups {
+		for _, p := range g.Peers {
+			rows = append(rows, accessRow{Verdict: "group", Group: "@" + g.Name, Peer: p, From: "file"})
+		}
+	}
 	return rows
+}
+
+// inviteRows is an invite, and then those whom it let in.
+func inviteRows(i access.Invite) []accessRow {
+	left := i.Left()
+	until := untilText(i.Until)
+	rows := []accessRow{{Verdict: "invite", Protocol: i.Protocol, Until: until, From: "invite " + i.ID, ID: i.ID, Uses: &i.Uses, Left: &left, Comment: i.Comment}}
+	for _, p := range i.Used {
+		rows = append(rows, accessRow{Verdict: "allow", Protocol: i.Protocol, Peer: p, Until: until, From: "invite " + i.ID})
+	}
+	return rows
+}
+
+func untilText(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	text := at.UTC().Format(time.RFC3339)
+	if !time.Now().Before(at) {
+		text += " (over)"
+	}
+	return text
+}
+
+func (t *tool) groupCommand() *cli.Command {
+	return &cli.Command{
+		Name: "group", Usage: "peers under one name, for rules: allow ssh @NAME",
+		Subcommands: []*cli.Command{
+			{Name: "add", Usage: "put peers into a group", ArgsUsage: "NAME PEER...", Action: func(c *cli.Context) error { return t.setGroup(c, 2, false) }},
+			{Name: "rm", Usage: "take peers out of a group, or the group away", ArgsUsage: "NAME [PEER...]", Action: func(c *cli.Context) error { return t.setGroup(c, 1, true) }},
+		},
+		Action: needSubcommand,
+	}
+}
+
+func (t *tool) setGroup(c *cli.Context, least int, remove bool) error {
+	if err := wantArgs(c, least, -1); err != nil {
+		return err
+	}
+	req := daemon.GroupRequest{Name: strings.TrimPrefix(c.Args().First(), "@"), Remove: remove}
+	if err := access.CheckGroupName(req.Name); err != nil {
+		return usagef("%w", err)
+	}
+	var err error
+	if req.Peers, err = t.peerIDs(c.Args().Tail()); err != nil {
+		return err
+	}
+	return t.change(c,
+		func(client *daemon.Client) error { return client.SetGroup(c.Context, req) },
+		func(dir home.Dir) error { return daemon.SetGroup(c.Context, dir, req) })
 }

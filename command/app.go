@@ -44,14 +44,16 @@ type tool struct {
 	path  []string // the command's name
 	log   *slog.Logger
 
-	screen   bool // a person reads stderr, not a log
-	failures told // of connections that a forward did not carry
+	made     *daemon.InviteReply // an invite that was not explained yet
+	invites  bool                // the ready line of a listen is to have one
+	screen   bool                // a person reads stderr, not a log
+	failures told                // of connections that a forward did not carry
 }
 
 const description = `p2ptun makes a TCP service on one machine appear on another, by peer ID.
 
 On the machine with the service:   p2ptun listen ssh
-On the other one:                  p2ptun forward ssh 2222 PEER
+On the other one:                  the command that it prints: p2ptun forward p2ptun1… 2222
 Then:                              ssh -p 2222 localhost
 
 Exit codes: 0 done, or ended by a signal after being ready; 1 failure;
@@ -88,18 +90,20 @@ func (t *tool) commands() []*cli.Command {
 	commands := []*cli.Command{
 		t.listenCommand(), t.forwardCommand(),
 		t.lsCommand(), t.closeCommand(), t.streamCommand(),
-		t.allowCommand(), t.denyCommand(), t.accessCommand(), t.peerCommand(),
+		t.allowCommand(), t.denyCommand(), t.inviteCommand(), t.accessCommand(), t.peerCommand(),
 		t.idCommand(), t.pingCommand(),
 		t.daemonCommand(), t.reloadCommand(), t.stopCommand(),
 		t.completionCommand(), t.manCommand(), t.versionCommand(),
 	}
+	setUsageErrors(commands)
+	return commands
+}
+
+func setUsageErrors(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = onUsageError
-		for _, sub := range c.Subcommands {
-			sub.OnUsageError = onUsageError
-		}
+		setUsageErrors(c.Subcommands)
 	}
-	return commands
 }
 
 func (t *tool) before(c *cli.Context) error {
@@ -111,7 +115,7 @@ func (t *tool) before(c *cli.Context) error {
 	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
 		return usagef("log level %q is none of debug, info, warn, error", c.String("log-level"))
 	}
-	t.log = slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: level}))
+	t.log = slog.New(slog.NewTextHandler(redacting{t.Err}, &slog.HandlerOptions{Level: level}))
 	return nil
 }
 
@@ -144,6 +148,12 @@ func (t *tool) owner(ctx context.Context) (*daemon.Client, error) {
 // isTerminal says whether a person reads that.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// isTerminalIn says whether a person writes that.
+func isTerminalIn(r io.Reader) bool {
+	f, ok := r.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 

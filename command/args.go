@@ -79,6 +79,10 @@ func (o *ordering) word(arg string) error {
 		return nil
 	}
 	c := findCommand(o.commands, arg)
+	if c == nil && o.command != nil && o.command.ArgsUsage != "" {
+		o.words, o.commands = append(o.words, arg), nil // it takes arguments as well
+		return nil
+	}
 	if c == nil {
 		return unknownCommand(o.path, arg, o.commands)
 	}

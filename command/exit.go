@@ -60,12 +60,12 @@ func (t *tool) fail(err error) int {
 		e = &exitError{e.code, e.err, helpFor(t.path)}
 	}
 	if t.json {
-		line, _ := json.Marshal(map[string]any{"event": "error", "message": e.err.Error(), "hint": e.hint, "exit": e.code})
+		line, _ := json.Marshal(map[string]any{"event": "error", "message": proto.Redact(e.err.Error()), "hint": proto.Redact(e.hint), "exit": e.code})
 		fmt.Fprintln(t.Out, string(withEventFirst(line, "error")))
 	}
-	fmt.Fprintf(t.Err, "p2ptun: error: %s\n", proto.Printable(e.err.Error(), maxShown))
+	fmt.Fprintf(t.Err, "p2ptun: error: %s\n", shown(e.err.Error()))
 	if e.hint != "" {
-		fmt.Fprintf(t.Err, "p2ptun: hint: %s\n", proto.Printable(e.hint, maxShown))
+		fmt.Fprintf(t.Err, "p2ptun: hint: %s\n", shown(e.hint))
 	}
 	return e.code
 }
@@ -94,6 +94,8 @@ func (t *tool) explain(err error) *exitError {
 		return &exitError{exitFailure, err, t.self() + " stop"}
 	case errors.Is(err, home.ErrNoPeer):
 		return &exitError{exitUsage, err, t.self() + " peer ls"}
+	case errors.Is(err, access.ErrNoGroup):
+		return &exitError{exitFailure, err, t.self() + " access group add NAME PEER"}
 	case errors.As(err, &line):
 		return &exitError{exitFailure, err, fmt.Sprintf("edit line %d of %s", line.Line, line.Path)}
 	case errors.As(err, &hinted):
@@ -105,6 +107,7 @@ func (t *tool) explain(err error) *exitError {
 var apiExits = map[daemon.Code]int{
 	daemon.CodeUsage: exitUsage, daemon.CodeRefused: exitNotAllowed, daemon.CodeNotReached: exitNotReached,
 	daemon.CodeServiceDown: exitNoService, daemon.CodeNoService: exitNoService, daemon.CodeAddrTaken: exitAddrTaken,
+	daemon.CodeInvite: exitNotAllowed,
 }
 
 func (t *tool) explainAPI(api *daemon.Error) *exitError {
@@ -116,6 +119,10 @@ func (t *tool) explainAPI(api *daemon.Error) *exitError {
 	case e.hint != "":
 	case api.Code == daemon.CodeHosting:
 		e.hint = t.self() + " stop, or leave these flags out"
+	case api.Code == daemon.CodeNoGroup:
+		e.hint = t.self() + " access group add NAME PEER"
+	case api.Code == daemon.CodeNoInvite:
+		e.hint = t.self() + " access ls"
 	case api.Code == daemon.CodeDuplicate || api.Code == daemon.CodeNotFound:
 		e.hint = t.self() + " ls"
 	case api.Code == daemon.CodeNotReached:
@@ -131,11 +138,16 @@ func (t *tool) explainTunnel(err error, tun registry.Tunnel, self string) error 
 		return err
 	}
 	e := t.explainAPI(api)
-	name := shellQuote(tun.Protocol)
+	name := named(tun.Protocol)
 	switch api.Code {
 	case daemon.CodeRefused:
 		e.err = fmt.Errorf("not allowed: this machine is peer %s and asked for %s", self, tun.Protocol)
 		e.hint = fmt.Sprintf("the owner has to type: p2ptun allow %s %s", name, self)
+		if tun.Invite != "" {
+			e.err = fmt.Errorf("%w; the invite is not known there: it was taken back, or is of another home", e.err)
+		}
+	case daemon.CodeInvite:
+		e.hint = fmt.Sprintf("the owner can make another: p2ptun invite %s, or let this peer in: p2ptun allow %s %s", name, name, self)
 	case daemon.CodeServiceDown:
 		e.hint = "start the service on the peer's machine, or use --wait to bind anyway"
 	case daemon.CodeNoService:

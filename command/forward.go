@@ -2,6 +2,7 @@ package command
 
 import (
 	"net"
+	"strings"
 
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/urfave/cli/v2"
@@ -14,8 +15,10 @@ func (t *tool) forwardCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "forward",
 		Usage:     "bring a peer's service to a local address",
-		ArgsUsage: "PROTOCOL [BIND] PEER...",
-		Description: "BIND is 2222, host:2222, unix:/path or a multiaddr; left out, a free loopback port.\n" +
+		ArgsUsage: "PROTOCOL [BIND] PEER... | INVITE [BIND]",
+		Description: "INVITE is what `listen` or `invite` printed; - reads it from stdin, and $P2PTUN_INVITE may hold it:\n" +
+			"arguments are seen by others on this machine.\n" +
+			"BIND is 2222, host:2222, unix:/path or a multiaddr; left out, a free loopback port.\n" +
 			"PEER is a peer ID, a multiaddr that ends in /p2p/ID, /dnsaddr/host, or a name from `p2ptun peer add`;\n" +
 			"several in order of preference. Runs until Ctrl-C.",
 		Flags: append([]cli.Flag{
@@ -30,9 +33,6 @@ func (t *tool) forwardCommand() *cli.Command {
 }
 
 func (t *tool) forward(c *cli.Context) error {
-	if err := wantArgs(c, 2, -1); err != nil {
-		return err
-	}
 	tunnel, err := t.forwardTunnel(c)
 	if err != nil {
 		return err
@@ -43,7 +43,56 @@ func (t *tool) forward(c *cli.Context) error {
 // freeBind is a free loopback port.
 const freeBind = "/ip4/127.0.0.1/tcp/0"
 
-func (t *tool) forwardTunnel(c *cli.Context) (registry.Tunnel, error) {
+func (t *tool) forwardTunnel(c *cli.Context) (tunnel registry.Tunnel, err error) {
+	if c.Duration("dial-timeout") <= 0 {
+		return tunnel, usagef("dial-timeout must be more than 0")
+	}
+	text, rest, err := t.inviteArgs(c.Args().Slice())
+	if err != nil {
+		return tunnel, err
+	}
+	if text != "" {
+		tunnel, err = t.invitedTunnel(c, text, rest)
+	} else {
+		tunnel, err = t.namedTunnel(c)
+	}
+	if err != nil {
+		return tunnel, err
+	}
+	tunnel.Kind, tunnel.Wait, tunnel.Custom = registry.KindForward, c.Bool("wait"), c.Bool("allow-custom-protocol")
+	tunnel.DialTimeout, tunnel.Silence = registry.Duration(c.Duration("dial-timeout")), registry.Duration(c.Duration("silence"))
+	if tunnel.Bind == "" {
+		tunnel.Bind = freeBind
+	}
+	return tunnel, checkTunnel(&tunnel)
+}
+
+// invitedTunnel is INVITE [BIND].
+func (t *tool) invitedTunnel(c *cli.Context, text string, rest []string) (registry.Tunnel, error) {
+	i, err := parseInvite(text)
+	if err != nil {
+		return registry.Tunnel{}, err
+	}
+	if len(rest) > 1 || len(rest) == 1 && !proto.LooksLikeEndpoint(rest[0]) {
+		return registry.Tunnel{}, usageHint("after an invite comes at most an address to bind", "p2ptun forward p2ptun1… 2222")
+	}
+	if !c.Bool("allow-custom-protocol") {
+		if _, err := proto.ParseProtocol(i.Protocol, false); err != nil {
+			return registry.Tunnel{}, usageHint(err.Error(), "if that is meant: --allow-custom-protocol")
+		}
+	}
+	tunnel := registry.Tunnel{Protocol: i.Protocol, Peers: i.Peers(), Invite: strings.Join(strings.Fields(text), "")}
+	if len(rest) == 1 {
+		tunnel.Bind = rest[0]
+	}
+	return tunnel, nil
+}
+
+// namedTunnel is PROTOCOL [BIND] PEER..., where a PEER may be an invite.
+func (t *tool) namedTunnel(c *cli.Context) (registry.Tunnel, error) {
+	if err := wantArgs(c, 2, -1); err != nil {
+		return registry.Tunnel{}, err
+	}
 	args := c.Args().Slice()
 	protocol, err := t.parseProtocol(c, args[0])
 	if err != nil {
@@ -60,22 +109,17 @@ func (t *tool) forwardTunnel(c *cli.Context) (registry.Tunnel, error) {
 	if err := t.typed(c).checkOrder(bind, peers); err != nil {
 		return registry.Tunnel{}, err
 	}
-	if bind == "" {
-		bind = freeBind
+	tunnel := registry.Tunnel{Protocol: protocol, Bind: bind}
+	for _, arg := range peers {
+		if proto.LooksLikeInvite(arg) {
+			if tunnel.Invite != "" {
+				return tunnel, usagef("one invite at most")
+			}
+			tunnel.Invite = arg
+		}
 	}
-	addrs, err := t.peerAddrs(peers)
-	if err != nil {
-		return registry.Tunnel{}, err
-	}
-	if c.Duration("dial-timeout") <= 0 {
-		return registry.Tunnel{}, usagef("dial-timeout must be more than 0")
-	}
-	tunnel := registry.Tunnel{
-		Kind: registry.KindForward, Protocol: protocol, Bind: bind, Peers: addrs, Wait: c.Bool("wait"),
-		DialTimeout: registry.Duration(c.Duration("dial-timeout")), Silence: registry.Duration(c.Duration("silence")),
-		Custom: c.Bool("allow-custom-protocol"),
-	}
-	return tunnel, checkTunnel(&tunnel)
+	tunnel.Peers, err = t.peerAddrs(peers)
+	return tunnel, err
 }
 
 // hostPortOf shows an address without its protocols: 192.168.1.7:4001.

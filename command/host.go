@@ -21,6 +21,8 @@ type hosted struct {
 	tunnel registry.Tunnel
 	on     func(daemon.Event)
 
+	prompts *prompter // nil where nobody can answer
+
 	self  string // this node's peer ID
 	ready bool   // it has worked once
 
@@ -38,6 +40,10 @@ func (t *tool) serve(c *cli.Context, tunnel registry.Tunnel) error {
 		return err
 	}
 	h := &hosted{t: t, opts: opts, drain: c.Duration("drain"), tunnel: tunnel, on: t.show}
+	if p := t.newPrompter(tunnel); p != nil {
+		h.prompts = p
+		defer p.close()
+	}
 	return h.run()
 }
 
@@ -116,8 +122,12 @@ func (h *hosted) session(client *daemon.Client) error {
 		if e.Event == "ready" {
 			h.tunnel.ID, h.tunnel.Bind, h.ready = e.ID, e.Bind, true // taken over, it has the same port
 			ready <- e.ID
+			h.t.addInvite(ctx, client, &e)
+			h.prompts.start(ctx, client, e.ID)
 		}
-		h.on(e)
+		if !h.prompts.asks(e) {
+			h.on(e)
+		}
 	})
 	if err == nil && h.t.Soft.Err() == nil {
 		h.t.note("the tunnel has ended: %s", reason)

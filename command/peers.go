@@ -1,6 +1,7 @@
 package command
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,10 @@ func (t *tool) peerAddrs(typed []string) ([]string, error) {
 }
 
 func (t *tool) lookupPeer(arg string) ([]string, error) {
+	if proto.LooksLikeInvite(arg) {
+		i, err := parseInvite(arg)
+		return i.Peers(), err
+	}
 	p, err := proto.ParsePeer(arg)
 	if err != nil {
 		return nil, usageHint(err.Error(), "a peer looks like 12D3KooW… or /ip4/192.168.1.7/tcp/4001/p2p/12D3KooW…")
@@ -47,6 +52,9 @@ func (t *tool) lookupPeer(arg string) ([]string, error) {
 
 // peerIDs turns PEER arguments into bare peer IDs, for rules.
 func (t *tool) peerIDs(typed []string) ([]string, error) {
+	if slices.ContainsFunc(typed, proto.LooksLikeInvite) { // it is of who made it, who is not meant
+		return nil, usageHint("an invite is no peer to let in: whoever gets it redeems it", "p2ptun forward p2ptun1… 2222")
+	}
 	addrs, err := t.peerAddrs(typed)
 	if err != nil {
 		return nil, err

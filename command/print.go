@@ -3,6 +3,7 @@ package command
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 
@@ -37,8 +38,22 @@ func withEventFirst(line []byte, event string) []byte {
 // note tells a person something that is neither result nor error.
 func (t *tool) note(format string, args ...any) {
 	if !t.quiet {
-		fmt.Fprintf(t.Err, "p2ptun: %s\n", proto.Printable(fmt.Sprintf(format, args...), maxShown))
+		fmt.Fprintf(t.Err, "p2ptun: %s\n", shown(fmt.Sprintf(format, args...)))
 	}
+}
+
+// shown makes a text safe for a terminal and a log: no control character, no
+// secret of an invite.
+func shown(text string) string { return proto.Printable(proto.Redact(text), maxShown) }
+
+// redacting takes the secrets of invites out of what is written, line by line.
+type redacting struct{ io.Writer }
+
+func (r redacting) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(r.Writer, proto.Redact(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // table prints rows in columns, with a header for a person or when asked.
@@ -70,3 +85,14 @@ func size(n int64) string {
 	}
 	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[i])
 }
+
+// customFor is what a command to paste has on top for a protocol outside /x/.
+func customFor(protocol string) string {
+	if strings.HasPrefix(protocol, proto.Namespace) {
+		return ""
+	}
+	return " --allow-custom-protocol"
+}
+
+// named is a protocol as a command to paste has it.
+func named(protocol string) string { return shellQuote(protocol) + customFor(protocol) }

@@ -23,6 +23,8 @@ func (t *tool) show(e daemon.Event) {
 		t.showState(e)
 	case "refused":
 		t.showRefused(e)
+	case "redeemed":
+		t.showRedeemed(e)
 	case "lost":
 		t.note("%d events were lost: too many at once", e.Lost)
 	}
@@ -35,6 +37,10 @@ func (t *tool) showReady(e daemon.Event) {
 		} else {
 			t.showForwarding(e)
 		}
+	}
+	if t.made != nil {
+		t.note("%s", inviteText(t, *t.made))
+		t.made = nil
 	}
 	if e.Warning != "" {
 		t.note("warning: %s", e.Warning)
@@ -66,7 +72,13 @@ func (t *tool) showRefused(e daemon.Event) {
 		t.note("refused %s, which asked for %s%s: %s", e.Peer, e.Protocol, more, e.Reason)
 		return
 	}
-	t.note("refused %s, which asked for %s%s; to let it in: %s allow %s %s", e.Peer, e.Protocol, more, t.self(), shellQuote(e.Protocol), e.Peer)
+	t.note("refused %s, which asked for %s%s; to let it in: %s allow %s %s", e.Peer, e.Protocol, more, t.self(), named(e.Protocol), e.Peer)
+}
+
+// showRedeemed tells the owner who has come in by an invite.
+func (t *tool) showRedeemed(e daemon.Event) {
+	t.note("%s has redeemed invite %s to %s (%d uses left) and is let in until %s; for longer: %s allow %s %s",
+		e.Peer, e.Invite, e.Protocol, e.Left, e.Until.Local().Format("2006-01-02 15:04:05"), t.self(), named(e.Protocol), e.Peer)
 }
 
 // A client that tries again and again does not fill the screen; a log has a
@@ -151,6 +163,7 @@ func (t *tool) keep(c *cli.Context, tunnel registry.Tunnel) error {
 		}
 		return t.explainTunnel(err, tunnel, self)
 	}
+	t.addInvite(c.Context, client, &e)
 	t.show(e)
 	t.note("kept across restarts as tunnel %s; to end it: %s close %s", e.ID, t.self(), e.ID)
 	return nil

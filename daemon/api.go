@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -35,6 +38,9 @@ func (s *Server) handler() http.Handler {
 		"DELETE /streams": s.deleteStreams,
 		"GET /access":     s.getAccess,
 		"POST /access":    s.postAccess,
+		"POST /invites":   s.postInvite,
+		"DELETE /invites": s.deleteInvite,
+		"POST /groups":    s.postGroup,
 		"GET /events":     s.getEvents,
 		"POST /ping":      s.postPing,
 		"POST /reload":    func(w http.ResponseWriter, _ *http.Request) error { return reply(w, struct{}{}, s.reload()) },
@@ -53,6 +59,7 @@ func (s *Server) handler() http.Handler {
 
 var httpStatus = map[Code]int{
 	CodeUsage: http.StatusBadRequest, CodeRefused: http.StatusForbidden, CodeNotFound: http.StatusNotFound,
+	CodeInvite: http.StatusForbidden, CodeNoInvite: http.StatusNotFound, CodeNoGroup: http.StatusNotFound,
 	CodeAddrTaken: http.StatusConflict, CodeDuplicate: http.StatusConflict, CodeHosting: http.StatusConflict,
 	CodeNotReached: http.StatusBadGateway, CodeServiceDown: http.StatusBadGateway, CodeNoService: http.StatusBadGateway,
 	CodeStopping: http.StatusServiceUnavailable,
@@ -135,7 +142,7 @@ func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) error {
 		Started: s.started, Stopping: stopping,
 		Goroutines: runtime.NumGoroutine(),
 	}
-	if err := s.access.Err(); err != nil {
+	if err := cmp.Or(s.access.Err(), s.access.ClockBehind()); err != nil {
 		st.AccessError = err.Error()
 	}
 	return reply(w, st, nil)
@@ -202,11 +209,11 @@ func (s *Server) deleteStreams(w http.ResponseWriter, r *http.Request) error {
 	return reply(w, map[string]int{"closed": n}, nil)
 }
 
-// Access is what `GET /access` answers: the rules of the file, and those that
+// Access is what `GET /access` answers: what the file says, and the rights that
 // live as long as a tunnel.
 type Access struct {
-	Rules []access.Rule `json:"rules"`
-	Flags []Flag        `json:"flags"`
+	access.Listing
+	Flags []Flag `json:"flags"`
 }
 
 // Flag is a right that a running `listen` gives.
@@ -217,30 +224,50 @@ type Flag struct {
 }
 
 func (s *Server) getAccess(w http.ResponseWriter, _ *http.Request) error {
-	rules, err := access.List(s.opts.Home.Access())
+	listing, err := access.List(s.opts.Home.Access())
 	if err != nil {
 		return err
 	}
-	a := Access{Rules: rules, Flags: []Flag{}}
+	a := Access{Listing: listing, Flags: []Flag{}}
 	for _, e := range s.registry.Tunnels() {
 		if e.Tunnel.Open {
 			a.Flags = append(a.Flags, Flag{Protocol: e.Tunnel.Protocol, Tunnel: e.Tunnel.ID})
 		}
-		for _, p := range e.Tunnel.Allow {
+		for _, p := range s.lentBy(e) {
 			a.Flags = append(a.Flags, Flag{Protocol: e.Tunnel.Protocol, Peer: p, Tunnel: e.Tunnel.ID})
 		}
 	}
 	return reply(w, a, nil)
 }
 
+// lentBy lists the peers that a tunnel lets in.
+func (s *Server) lentBy(e *registry.Entry) []string {
+	peers := e.Tunnel.Allow
+	if r := s.runOf(e.Tunnel.ID); r != nil {
+		peers = append(slices.Clone(peers), r.lentPeers()...)
+	}
+	return peers
+}
+
+// AccessRequest is the body of `POST /access`: a rule for the file, or, with
+// Tunnel, a right that lives as long as that listening tunnel.
+type AccessRequest struct {
+	access.Rule
+	Tunnel string `json:"tunnel,omitempty"`
+}
+
 // postAccess puts a rule into the file; it holds when the answer goes out.
 func (s *Server) postAccess(w http.ResponseWriter, r *http.Request) error {
-	var rule access.Rule
-	if err := decode(w, r, &rule); err != nil {
+	var req AccessRequest
+	if err := decode(w, r, &req); err != nil {
 		return err
 	}
+	rule := req.Rule
 	if err := checkRule(&rule); err != nil {
 		return err
+	}
+	if req.Tunnel != "" {
+		return reply(w, rule, s.lend(req.Tunnel, rule))
 	}
 	if err := access.Set(r.Context(), s.opts.Home.Access(), rule); err != nil {
 		return s.notWritten(rule, err)
@@ -249,9 +276,23 @@ func (s *Server) postAccess(w http.ResponseWriter, r *http.Request) error {
 	return reply(w, rule, s.access.Err())
 }
 
+// lend lets a peer in for as long as a tunnel lives.
+func (s *Server) lend(tunnel string, rule access.Rule) error {
+	r := s.runOf(tunnel)
+	switch {
+	case r == nil || r.entry.Tunnel.Kind != registry.KindListen || r.entry.Tunnel.Protocol != rule.Protocol:
+		return &Error{Code: CodeNotFound, Message: fmt.Sprintf("no listening tunnel %s of %s", tunnel, rule.Protocol)}
+	case !rule.Allow || strings.HasPrefix(rule.Peer, "@") || !rule.Until.IsZero() || rule.MaxStreams != 0 || rule.MaxRate != 0:
+		return usage("for as long as a tunnel lives, one peer may be let in, without more")
+	case !r.lend(s.access, rule.Peer):
+		return usage(fmt.Sprintf("a tunnel lets in at most %d peers that way", maxLent))
+	}
+	return nil
+}
+
 // notWritten: a denial holds all the same, for as long as this process lives.
 func (s *Server) notWritten(rule access.Rule, err error) error {
-	if rule.Allow {
+	if rule.Allow || strings.HasPrefix(rule.Peer, "@") {
 		return err
 	}
 	if barErr := s.access.Bar(rule.Peer, rule.Protocol); barErr != nil {
@@ -269,11 +310,21 @@ func checkRule(rule *access.Rule) error {
 	if err != nil {
 		return usage(err.Error())
 	}
+	rule.Protocol = name
+	if limited := rule.MaxStreams != 0 || rule.MaxRate != 0; rule.MaxStreams < 0 || rule.MaxRate < 0 || limited && !rule.Allow {
+		return usage("max_streams and max_rate are for an allow, and more than 0")
+	}
+	if group, ok := strings.CutPrefix(rule.Peer, "@"); ok {
+		if err := access.CheckGroupName(group); err != nil {
+			return usage(err.Error())
+		}
+		return nil
+	}
 	p, err := proto.ParsePeer(rule.Peer)
 	if err != nil || p.ID == "" {
-		return usage("a rule needs a peer ID")
+		return usage("a rule needs a peer ID, or @GROUP")
 	}
-	rule.Protocol, rule.Peer = name, p.ID.String()
+	rule.Peer = p.ID.String()
 	return nil
 }
 

@@ -143,6 +143,22 @@ func (b *book) remove(id string) error {
 	})
 }
 
+// dropInvite forgets the invite of a tunnel, where it is kept and has one.
+func (b *book) dropInvite(id string) error {
+	has := func(t registry.Tunnel) bool { return t.ID == id && t.Invite != "" }
+	if !slices.ContainsFunc(b.list(), has) {
+		return nil
+	}
+	return b.change(func(kept []registry.Tunnel) []registry.Tunnel {
+		for i := range kept {
+			if kept[i].ID == id {
+				kept[i].Invite = ""
+			}
+		}
+		return kept
+	})
+}
+
 // change writes the book anew. It never writes over what a person has edited
 // meanwhile.
 func (b *book) change(change func([]registry.Tunnel) []registry.Tunnel) error {

@@ -92,6 +92,27 @@ func (c *Client) SetRule(ctx context.Context, rule access.Rule) error {
 	return c.call(ctx, "POST", "/access", rule, nil)
 }
 
+// Lend lets a peer use a protocol for as long as a listening tunnel lives.
+func (c *Client) Lend(ctx context.Context, tunnel, protocol, peer string) error {
+	rule := access.Rule{Allow: true, Protocol: protocol, Peer: peer}
+	return c.call(ctx, "POST", "/access", AccessRequest{Rule: rule, Tunnel: tunnel}, nil)
+}
+
+// Invite makes an invite to this node.
+func (c *Client) Invite(ctx context.Context, req InviteRequest) (made InviteReply, err error) {
+	return made, c.call(ctx, "POST", "/invites", req, &made)
+}
+
+// RevokeInvite ends an invite, and what those may who have redeemed it.
+func (c *Client) RevokeInvite(ctx context.Context, id string) error {
+	return c.call(ctx, "DELETE", "/invites?"+url.Values{"id": {id}}.Encode(), nil, nil)
+}
+
+// SetGroup changes a group of peers.
+func (c *Client) SetGroup(ctx context.Context, req GroupRequest) error {
+	return c.call(ctx, "POST", "/groups", req, nil)
+}
+
 // Ping reaches one of the peers and measures a round trip.
 func (c *Client) Ping(ctx context.Context, peers []string) (r PingReply, err error) {
 	return r, c.call(ctx, "POST", "/ping", PingRequest{Peers: peers}, &r)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 
+	"p2ptun/access"
 	"p2ptun/forward"
 	"p2ptun/home"
 	"p2ptun/registry"
@@ -23,7 +24,10 @@ const (
 	CodeDuplicate   Code = "duplicate"    // such a tunnel exists
 	CodeNotFound    Code = "not-found"
 	CodeHosting     Code = "hosting" // the owner hosts otherwise than asked
-	CodeState       Code = "state"   // a file of the home can't be used
+	CodeNoInvite    Code = "no-invite"
+	CodeNoGroup     Code = "no-group"
+	CodeInvite      Code = "invite" // the peer does not take the invite
+	CodeState       Code = "state"  // a file of the home can't be used
 	CodeStopping    Code = "stopping"
 )
 
@@ -49,6 +53,10 @@ var codes = []struct {
 	{forward.ErrNotReached, CodeNotReached},
 	{registry.ErrDuplicate, CodeDuplicate},
 	{home.ErrNoPeer, CodeNotFound},
+	{forward.ErrInvite, CodeInvite},
+	{errNoInvites, CodeInvite},
+	{access.ErrNoInvite, CodeNoInvite},
+	{access.ErrNoGroup, CodeNoGroup},
 }
 
 // asError gives any error its code.

@@ -77,6 +77,11 @@ func normalizeForward(t *registry.Tunnel) error {
 	if len(t.Peers) == 0 || len(t.Peers) > maxPeers {
 		return usage(fmt.Sprintf("a forward has 1 to %d peers", maxPeers))
 	}
+	if t.Invite != "" {
+		if err := checkInvite(t); err != nil {
+			return usage(err.Error())
+		}
+	}
 	for i, typed := range t.Peers {
 		p, err := proto.ParsePeer(typed)
 		if err != nil {
@@ -87,6 +92,23 @@ func normalizeForward(t *registry.Tunnel) error {
 		}
 	}
 	return nil
+}
+
+// checkInvite: a forward's invite is to its protocol, and to one of its peers.
+func checkInvite(t *registry.Tunnel) error {
+	i, err := proto.ParseInvite(t.Invite)
+	if err != nil {
+		return err
+	}
+	if i.Protocol != t.Protocol {
+		return fmt.Errorf("the invite is to %s, not to %s", i.Protocol, t.Protocol)
+	}
+	for _, typed := range t.Peers {
+		if p, err := proto.ParsePeer(typed); err == nil && (p.ID == i.Peer || p.DNSAddr != nil) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the invite is of peer %s, which is none of the forward's peers", i.Peer)
 }
 
 // peerText is the normal form of a peer: a multiaddr.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"p2ptun/forward"
@@ -48,6 +49,8 @@ type run struct {
 	// endLoan takes back what its flags allow; its live streams may finish
 	// first. Nil for a forward.
 	endLoan func()
+	loans   loans                      // on top of its flags
+	asks    atomic.Pointer[questioner] // nil for a listen
 
 	// life ends with the command that opened it, whose going ends a drain; or
 	// by hurry.
@@ -115,6 +118,7 @@ func (s *Server) finish(r *run) {
 	if r.endLoan != nil {
 		r.endLoan()
 	}
+	r.loans.end()
 	s.mu.Lock()
 	delete(s.runs, r.entry.Tunnel.ID)
 	s.mu.Unlock()
@@ -157,6 +161,12 @@ func (s *Server) serveListen(r *run) error {
 func (s *Server) serveForward(r *run) error {
 	t := r.entry.Tunnel
 	ctx := r.entry.Context()
+	asks, err := newQuestioner(s.node, t)
+	if err != nil {
+		return err
+	}
+	asks.done = func() { s.tasks.Go(func() { s.inviteDone(r) }) } // which may wait for this run
+	r.asks.Store(asks)
 	peers, release, err := s.want(ctx, t)
 	if err != nil {
 		return err
@@ -168,7 +178,7 @@ func (s *Server) serveForward(r *run) error {
 		Entry:     r.entry,
 		Peers:     peers,
 		Open:      s.node.Open,
-		Ask:       s.node.Ask,
+		Ask:       asks.ask,
 		CannotAsk: func(err error) bool { return errors.Is(err, node.ErrCannotAsk) },
 		Connect:   s.node.Connect,
 		Watch:     s.node.Watch,

@@ -130,6 +130,7 @@ func start(ctx context.Context, opts Options, lock *home.Lock) (*Server, error) 
 func nothing(context.Context) error { return nil }
 
 func (s *Server) startBook(context.Context) error {
+	s.opts.Home.Sweep()
 	s.book.path = s.opts.Home.Tunnels()
 	return s.book.reload()
 }
@@ -160,12 +161,12 @@ func (s *Server) startNode(ctx context.Context) error {
 		Registry: s.registry,
 		Allowed:  s.access.Allowed,
 		Refused:  s.peerRefused,
+		Limits:   s.access.Limits,
+		TooMany:  func(peer, protocol string) { s.refused(peer, protocol, proto.CodeTooMany.String()) },
 		Hold:     n.Hold,
 	}
 	n.Handle(s.listens.Serve)
-	n.HandleAsk(func(_ context.Context, peer, protocol string) proto.Verdict {
-		return s.listens.Answer(peer, protocol)
-	})
+	n.HandleAsk(s.answer)
 	return nil
 }
 
@@ -196,6 +197,12 @@ func (s *Server) peerRefused(peer, protocol string) {
 	if err := s.access.Err(); err != nil {
 		reason = "nobody is let in: " + err.Error()
 	}
+	s.refused(peer, protocol, reason)
+}
+
+// refused tells of a peer that was not let in.
+func (s *Server) refused(peer, protocol, reason string) {
+	s.node.Refused(peer)
 	_, offered := s.registry.Listener(protocol)
 	s.refusals.add(peer, protocol, reason, offered)
 }
@@ -214,6 +221,7 @@ func (s *Server) accessChanged() {
 		return t.Kind == registry.KindListen && !s.access.Allowed(st.Peer, t.Protocol)
 	}, proto.CodeRevoked)
 	n.RefreshLimits()
+	s.listens.RefreshLimits()
 	s.tellBroken()
 }
 

@@ -25,7 +25,10 @@ type Event struct {
 	Addrs     []string               `json:"addrs,omitempty"`
 	Access    string                 `json:"access,omitempty"`  // open, closed
 	Allowed   int                    `json:"allowed,omitempty"` // peers
-	Path      string                 `json:"path,omitempty"`    // direct, relayed
+	Invite    string                 `json:"invite,omitempty"`  // ready: its text, where asked for; redeemed: its id
+	Left      int                    `json:"left,omitempty"`    // uses
+	Until     time.Time              `json:"until,omitzero"`
+	Path      string                 `json:"path,omitempty"` // direct, relayed
 	Transport string                 `json:"transport,omitempty"`
 	Addr      string                 `json:"addr,omitempty"`
 	RTTms     float64                `json:"rtt_ms,omitempty"`
@@ -148,7 +151,20 @@ func (s *Server) addToBook(r *run) error {
 	if r.entry.Context().Err() != nil && r.endReason() == EndClosed {
 		return fmt.Errorf("tunnel %s: %w", r.entry.Tunnel.ID, registry.ErrClosed)
 	}
-	return s.book.add(r.entry.Tunnel)
+	t := r.entry.Tunnel
+	if a := r.asks.Load(); a != nil && a.redeemed.Load() {
+		t.Invite = "" // it has done its work; others may still use it
+	}
+	return s.book.add(t)
+}
+
+// inviteDone forgets a kept tunnel's invite, which has done its work.
+func (s *Server) inviteDone(r *run) {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	if err := s.book.dropInvite(r.entry.Tunnel.ID); err != nil {
+		s.log.Warn("forget the invite of a kept tunnel", "id", r.entry.Tunnel.ID, "err", err)
+	}
 }
 
 // tell writes the tunnel's events until it ends. The command no longer counts
@@ -221,6 +237,8 @@ func (s *Server) readyEvent(r *run) Event {
 		}
 		if err := s.access.Err(); err != nil {
 			e.Warning = "nobody is let in: " + err.Error()
+		} else if err := s.access.ClockBehind(); err != nil && e.Warning == "" {
+			e.Warning = err.Error()
 		}
 		return e
 	}
@@ -259,6 +277,9 @@ func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
 	case registry.StreamEvent:
 		line = Event{Event: "stream", ID: e.Stream.Tunnel, Op: string(e.Op), Stream: &e.Stream}
 		return line, entry == nil || e.Stream.Tunnel == entry.Tunnel.ID
+	case registry.RedeemedEvent:
+		line = Event{Event: "redeemed", Protocol: e.Protocol, Peer: e.Peer, Invite: e.Invite, Left: e.Left, Until: e.Until}
+		return line, entry == nil || entry.Tunnel.Kind == registry.KindListen && entry.Tunnel.Protocol == e.Protocol
 	case registry.RefusedEvent:
 		line = Event{Event: "refused", ID: e.Tunnel, Protocol: e.Protocol, Peer: e.Peer, Reason: e.Reason, Unsaid: e.Unsaid}
 		listens := entry != nil && e.Tunnel == "" && entry.Tunnel.Kind == registry.KindListen && entry.Tunnel.Protocol == e.Protocol

@@ -27,6 +27,7 @@ var (
 	ErrNotReached  = errors.New("peer not reached")
 	ErrServiceDown = errors.New("service not answering on the peer's side")
 	ErrNoService   = errors.New("no such service on the peer")
+	ErrInvite      = errors.New("the peer does not take the invite")
 )
 
 // Unverifiable is the reason shown for a ready tunnel to a peer that can't be
@@ -142,13 +143,13 @@ func (f *Forward) handle(ctx context.Context, c net.Conn) {
 }
 
 // closed looks at why a stream ended: a peer that refuses or whose service is
-// down is asked again soon.
+// down is asked again soon. One at its limit would answer as before.
 func (f *Forward) closed(r *remote, s registry.StreamStatus) {
 	switch s.Code {
 	case proto.CodeRefused, proto.CodeTargetDown, proto.CodeNoService, proto.CodeRevoked:
 		f.fail(s.Origin, r, s.Reset)
 		r.askSoon()
-	case proto.CodePeerAway:
+	case proto.CodePeerAway, proto.CodeTooMany:
 		f.fail(s.Origin, r, s.Reset)
 	}
 }
@@ -172,6 +173,10 @@ func (f *Forward) open(ctx context.Context) (*remote, registry.End, registry.Pat
 	var last error = ErrNotReached
 	for _, r := range f.preferred() {
 		if up, _ := f.Watch(r.id); !up {
+			continue
+		}
+		if !r.mayTry() {
+			last = ErrRefused
 			continue
 		}
 		end, path, err := f.Open(ctx, r.id, f.Entry.Tunnel.Protocol)

@@ -164,10 +164,15 @@ func TestAPeerThatRefusesIsAskedAgain(t *testing.T) {
 		r.bindFake()
 		stop := r.serve()
 		defer stop()
-		time.Sleep(10*askEvery + time.Second)
+		time.Sleep(askSoonFor + time.Second)
 		r.wantState(t, registry.StateRetrying, ErrRefused.Error())
-		if n := len(look(r.world, &r.asks)); n != 11 {
-			t.Errorf("asked %d times in %v, want 11", n, 10*askEvery)
+		soon := len(look(r.world, &r.asks)) // its owner may be about to answer
+		if want := int(askSoonFor/askPause) + 1; soon != want {
+			t.Errorf("asked %d times in %v, want %d", soon, askSoonFor, want)
+		}
+		time.Sleep(10 * askEvery)
+		if n := len(look(r.world, &r.asks)) - soon; n != 10 {
+			t.Errorf("asked %d times in the next %v, want 10", n, 10*askEvery)
 		}
 		r.do(anna, func(p *fakePeer) { p.verdict = ok })
 		time.Sleep(askEvery)
@@ -330,5 +335,26 @@ func TestTheStateIsThatOfTheBestPeer(t *testing.T) {
 		r.do(ben, func(p *fakePeer) { p.reachable, p.up = false, false })
 		synctest.Wait()
 		r.wantState(t, registry.StateWaiting, "peer away: "+errAway.Error())
+	})
+}
+
+// A client that tries again and again must not have this node kept out for it.
+func TestAPeerThatRefusesIsTriedByClientsOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &remote{asked: true, verdict: proto.Verdict_VERDICT_REFUSED}
+		tried := 0
+		for range 100 { // ten seconds
+			if r.mayTry() {
+				tried++
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if tried != 10 {
+			t.Errorf("tried %d times in 10 s, want 10", tried)
+		}
+		r.verdict = ok
+		if !r.mayTry() || !r.mayTry() {
+			t.Error("a peer that lets in was not tried")
+		}
 	})
 }

@@ -20,9 +20,14 @@ const (
 	// for at start: as long as a LAN takes to answer.
 	provePatience = 8 * time.Second
 	// askEvery is how often a peer that said no is asked again, and askPause
-	// how soon at the earliest.
-	askEvery = 30 * time.Second
-	askPause = 5 * time.Second
+	// how soon at the earliest. For askSoonFor its owner may be about to let
+	// this node in, and it is asked as soon as that.
+	askEvery   = 30 * time.Second
+	askPause   = 5 * time.Second
+	askSoonFor = 5 * time.Minute
+	// retryRefused is how often a connection of a client may try a peer that
+	// refuses: it keeps those out for a while that try again and again.
+	retryRefused = time.Second
 )
 
 // remote is one peer of a forward and what it said last.
@@ -33,6 +38,8 @@ type remote struct {
 
 	mu      sync.Mutex
 	asked   bool
+	since   time.Time // of the first time that it said no, in a row
+	tried   time.Time // when a client's connection tried it last although it refuses
 	verdict proto.Verdict
 	failure error // why it is not reached, or could not be asked
 }
@@ -58,6 +65,11 @@ func (r *remote) ask(ctx context.Context) error {
 		err = nil
 	}
 	r.mu.Lock()
+	if err != nil || v != proto.Verdict_VERDICT_REFUSED {
+		r.since = time.Time{}
+	} else if r.since.IsZero() {
+		r.since = time.Now()
+	}
 	r.asked, r.verdict, r.failure = err == nil, v, err
 	r.mu.Unlock()
 	if err != nil {
@@ -74,6 +86,12 @@ func verdictError(v proto.Verdict) error {
 		return ErrServiceDown
 	case proto.Verdict_VERDICT_NO_SERVICE:
 		return ErrNoService
+	case proto.Verdict_VERDICT_INVITE_USED:
+		return fmt.Errorf("%w: it has no uses left", ErrInvite)
+	case proto.Verdict_VERDICT_INVITE_OVER:
+		return fmt.Errorf("%w: it is over", ErrInvite)
+	case proto.Verdict_VERDICT_INVITE_LATER:
+		return fmt.Errorf("%w: it could not write the use down", ErrInvite)
 	}
 	return nil
 }
@@ -168,7 +186,7 @@ func (r *remote) reach(ctx context.Context) bool {
 func (r *remote) rest(ctx context.Context, changed <-chan struct{}) {
 	var again <-chan time.Time
 	if !r.works() {
-		again = time.After(askEvery)
+		again = time.After(r.nextAsk())
 	}
 	select {
 	case <-changed:
@@ -178,6 +196,30 @@ func (r *remote) rest(ctx context.Context, changed <-chan struct{}) {
 		pause(ctx, changed, askPause)
 	case <-ctx.Done():
 	}
+}
+
+// mayTry says whether a client's connection may be offered to the peer now.
+func (r *remote) mayTry() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.asked || r.verdict != proto.Verdict_VERDICT_REFUSED {
+		return true
+	}
+	if time.Since(r.tried) < retryRefused {
+		return false
+	}
+	r.tried = time.Now()
+	return true
+}
+
+// nextAsk is the pause before a peer that said no is asked again.
+func (r *remote) nextAsk() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.asked && r.verdict == proto.Verdict_VERDICT_REFUSED && time.Since(r.since) < askSoonFor {
+		return askPause
+	}
+	return askEvery
 }
 
 // askSoon has the peer asked again.

@@ -34,6 +34,14 @@ type Service struct {
 	Allowed func(peer, protocol string) bool
 	// Refused is told of each refusal. It must not block. If nil, nobody is.
 	Refused func(peer, protocol string)
+	// Limits says how many live streams a peer may have of a protocol, and how
+	// many bytes a second each way they may carry together; what is 0 is as the
+	// tunnel has it for each peer. If nil, all is. It is called with a lock held
+	// that RefreshLimits takes.
+	Limits func(peer, protocol string) (maxStreams int, maxRate int64)
+	// TooMany is told of each stream that was refused because of a limit. It
+	// must not block. If nil, nobody is.
+	TooMany func(peer, protocol string)
 	// Hold keeps the connection of a peer while a stream of it lives. If nil,
 	// nothing is kept.
 	Hold func(peer string) (end func())
@@ -42,6 +50,8 @@ type Service struct {
 
 	mu     sync.Mutex
 	probes map[*registry.Entry]*probe
+
+	quota quota
 }
 
 // Run offers a tunnel's service until its context ends: from the first call on
@@ -78,54 +88,62 @@ func (s *Service) Serve(in registry.Incoming) {
 		_ = in.End.Reset(proto.CodeNoService)
 		return
 	}
-	local, err := s.open(e, in.Peer)
+	leave, ok := s.enter(e, in)
+	if !ok {
+		return
+	}
+	if !s.join(e, in, leave) {
+		leave()
+	}
+}
+
+// join dials the target and has the registry carry the stream, whose end calls
+// leave. If it reports false the stream is reset, and leave was not called.
+func (s *Service) join(e *registry.Entry, in registry.Incoming, leave func()) bool {
+	local, err := s.open(e, in)
 	s.note(e, err)
 	if err != nil {
 		_ = in.End.Reset(proto.CodeTargetDown)
-		return
+		return false
 	}
 	if !s.Allowed(in.Peer, in.Protocol) { // the right has gone in the meantime
 		_ = local.Reset(proto.CodeRevoked)
 		_ = in.End.Reset(proto.CodeRevoked)
-		return
+		return false
 	}
-	s.carry(e, in, local)
+	return s.carry(e, in, local, leave)
 }
 
 // carry hands both ends to the registry, and asks once more: whoever takes a
 // right away resets the streams that are in the registry by then.
-func (s *Service) carry(e *registry.Entry, in registry.Incoming, local registry.End) {
-	stream := &registry.Stream{Peer: in.Peer, Path: in.Path, Origin: e.Tunnel.Target}
+func (s *Service) carry(e *registry.Entry, in registry.Incoming, local registry.End, leave func()) bool {
+	stream := &registry.Stream{Peer: in.Peer, Path: in.Path, Origin: e.Tunnel.Target, Throttle: s.throttle(e, in.Peer)}
 	release := func() {}
 	if s.Hold != nil {
 		release = s.Hold(in.Peer)
 	}
-	stream.OnClosed = func(registry.StreamStatus) { release() }
+	stream.OnClosed = func(registry.StreamStatus) { release(); leave() }
 	if err := s.Registry.Pipe(e, stream, local, in.End); err != nil {
 		release()
-		return
+		return false
 	}
 	if !s.Allowed(in.Peer, in.Protocol) {
 		s.Registry.ResetStreams(func(st *registry.Stream) bool { return st == stream }, proto.CodeRevoked)
 	}
+	return true
 }
 
-// open dials the target and, where the tunnel says so, tells it the peer's ID
-// before any byte of the peer's, as Kubo does.
-func (s *Service) open(e *registry.Entry, peer string) (registry.End, error) {
+// open dials the target and tells it who the peer is, where the tunnel says so.
+func (s *Service) open(e *registry.Entry, in registry.Incoming) (registry.End, error) {
 	ctx, cancel := context.WithTimeout(e.Context(), dialLimit)
 	defer cancel()
 	conn, err := s.dial(ctx, e.Tunnel.Target)
 	if err != nil {
 		return nil, err
 	}
-	if e.Tunnel.ReportPeerID {
-		_ = conn.SetWriteDeadline(time.Now().Add(dialLimit))
-		if _, err := fmt.Fprintf(conn, "%s\n", peer); err != nil {
-			conn.Close()
-			return nil, fmt.Errorf("report peer id to %s: %w", e.Tunnel.Target, err)
-		}
-		_ = conn.SetWriteDeadline(time.Time{})
+	if err := introduce(conn, e.Tunnel, in); err != nil {
+		conn.Close()
+		return nil, err
 	}
 	end, err := registry.NewConnEnd(conn)
 	if err != nil {

@@ -54,6 +54,7 @@ func (s *Service) probe(e *registry.Entry) error {
 	defer cancel()
 	conn, err := s.dial(ctx, e.Tunnel.Target)
 	if err == nil {
+		err = introduceProbe(conn, e.Tunnel)
 		conn.Close()
 	}
 	p.at, p.err = time.Now(), err

@@ -18,7 +18,8 @@ func TestAnAnswerComesBack(t *testing.T) {
 	everyTransport(t, func(t *testing.T, addr string) {
 		a, b := pair(t, addr)
 		var verdict atomic.Int32
-		b.HandleAsk(func(ctx context.Context, peer, protocol string) proto.Verdict {
+		b.HandleAsk(func(ctx context.Context, peer string, q *proto.Question) proto.Verdict {
+			protocol := q.GetProtocol()
 			if _, bounded := ctx.Deadline(); !bounded || peer != a.ID() || protocol != "/x/t" {
 				t.Errorf("asked by %s for %s, bounded: %v", peer, protocol, bounded)
 			}
@@ -29,7 +30,7 @@ func TestAnAnswerComesBack(t *testing.T) {
 			proto.Verdict_VERDICT_SERVICE_DOWN, proto.Verdict_VERDICT_NO_SERVICE,
 		} {
 			verdict.Store(int32(want))
-			if got, err := a.Ask(within(t), b.ID(), "/x/t"); err != nil || got != want {
+			if got, err := a.Ask(within(t), b.ID(), &proto.Question{Protocol: "/x/t"}); err != nil || got != want {
 				t.Errorf("got %v, %v; want %v", got, err, want)
 			}
 		}
@@ -40,11 +41,11 @@ func TestAPeerWithoutTheAskProtocolCannotBeAsked(t *testing.T) {
 	a, plain := newTestNode(t, onTCP), newPlain(t)
 	offerX(plain, func(s network.Stream) { _ = s.Close() })
 	reach(t, a, plain)
-	if _, err := a.Ask(within(t), plain.ID().String(), "/x/t"); !errors.Is(err, ErrCannotAsk) {
+	if _, err := a.Ask(within(t), plain.ID().String(), &proto.Question{Protocol: "/x/t"}); !errors.Is(err, ErrCannotAsk) {
 		t.Errorf("err = %v", err)
 	}
 	must(t, a.host.Peerstore().AddProtocols(plain.ID(), proto.AskProtocol)) // as if it had had it
-	if _, err := a.Ask(within(t), plain.ID().String(), "/x/t"); !errors.Is(err, ErrCannotAsk) {
+	if _, err := a.Ask(within(t), plain.ID().String(), &proto.Question{Protocol: "/x/t"}); !errors.Is(err, ErrCannotAsk) {
 		t.Errorf("cached but gone: %v", err)
 	}
 }
@@ -63,7 +64,7 @@ func TestABadAnswerIsAnError(t *testing.T) {
 				_ = s.CloseWrite()
 			})
 			reach(t, a, plain)
-			if v, err := a.Ask(within(t), plain.ID().String(), "/x/t"); err == nil || errors.Is(err, ErrCannotAsk) || v != proto.Verdict_VERDICT_UNKNOWN {
+			if v, err := a.Ask(within(t), plain.ID().String(), &proto.Question{Protocol: "/x/t"}); err == nil || errors.Is(err, ErrCannotAsk) || v != proto.Verdict_VERDICT_UNKNOWN {
 				t.Errorf("%v, %v", v, err)
 			}
 		})
@@ -77,7 +78,7 @@ func TestAQuestionEndsWithItsContext(t *testing.T) {
 	reach(t, a, plain)
 	ctx, cancel := context.WithCancel(within(t))
 	go func() { <-asked; cancel() }()
-	if _, err := a.Ask(ctx, plain.ID().String(), "/x/t"); err == nil {
+	if _, err := a.Ask(ctx, plain.ID().String(), &proto.Question{Protocol: "/x/t"}); err == nil {
 		t.Error("an answer out of nothing")
 	}
 }
@@ -86,7 +87,7 @@ func TestAQuestionEndsWithItsContext(t *testing.T) {
 func TestABadQuestionIsReset(t *testing.T) {
 	a, plain := newTestNode(t, onTCP), newPlain(t)
 	var answered atomic.Int64
-	a.HandleAsk(func(context.Context, string, string) proto.Verdict {
+	a.HandleAsk(func(context.Context, string, *proto.Question) proto.Verdict {
 		answered.Add(1)
 		return proto.Verdict_VERDICT_OK
 	})
@@ -115,7 +116,7 @@ func TestABadQuestionIsReset(t *testing.T) {
 // A peer that asks slowly, or not at all, is in nobody's way.
 func TestASlowQuestionHoldsUpNoOther(t *testing.T) {
 	a, plain := newTestNode(t, onTCP), newPlain(t)
-	a.HandleAsk(func(context.Context, string, string) proto.Verdict { return proto.Verdict_VERDICT_REFUSED })
+	a.HandleAsk(func(context.Context, string, *proto.Question) proto.Verdict { return proto.Verdict_VERDICT_REFUSED })
 	reach(t, a, plain)
 	for range 20 {
 		s, err := plain.NewStream(within(t), a.host.ID(), proto.AskProtocol)
@@ -125,7 +126,7 @@ func TestASlowQuestionHoldsUpNoOther(t *testing.T) {
 	}
 	s, err := plain.NewStream(within(t), a.host.ID(), proto.AskProtocol)
 	must(t, err)
-	must(t, errors.Join(proto.WriteQuestion(s, "/x/t"), s.CloseWrite()))
+	must(t, errors.Join(proto.WriteQuestion(s, &proto.Question{Protocol: "/x/t"}), s.CloseWrite()))
 	_ = s.SetReadDeadline(time.Now().Add(patience))
 	if v, err := proto.ReadAnswer(s); err != nil || v != proto.Verdict_VERDICT_REFUSED {
 		t.Errorf("%v, %v", v, err)

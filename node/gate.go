@@ -14,10 +14,13 @@ import (
 // libp2p's default for all: strangers can't take it.
 const trustedConns = 1024
 
-// gate keeps strangers' connections to a part of libp2p's default limit, so
-// that idle strangers can't keep out who is let in. It is asked when a peer has
-// proved who it is.
+// gate keeps strangers' connections to a few, so that idle strangers can't keep
+// out who is let in, and keeps out those that the guard names. It is asked when
+// a peer has proved who it is; what an address may do before that, the guard is
+// asked by the resource manager, since over QUIC the gate comes too late for it.
+// Whoever is kept out may still be dialled.
 type gate struct {
+	guard   *guard
 	most    int // connections of strangers
 	trusted func(peer.ID) bool
 	network atomic.Pointer[network.Network] // nil until the host is made
@@ -29,8 +32,15 @@ func (g *gate) InterceptPeerDial(peer.ID) bool               { return true }
 func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool  { return true }
 
-func (g *gate) InterceptSecured(dir network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
-	return dir == network.DirOutbound || g.trusted(p) || g.strangers() < g.most
+func (g *gate) InterceptSecured(dir network.Direction, p peer.ID, addrs network.ConnMultiaddrs) bool {
+	switch {
+	case dir == network.DirOutbound:
+		return true
+	case g.guard.keepsOut(p):
+		g.guard.insist(netOf(addrs.RemoteMultiaddr()))
+		return false
+	}
+	return g.trusted(p) || g.strangers() < g.most
 }
 
 func (g *gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,9 +16,13 @@ import (
 	"p2ptun/registry"
 )
 
-// greet answers each stream with one byte and keeps it.
+// greet answers each stream with one byte and keeps it until the peer ends it.
 func greet(n *testNode) {
-	n.Handle(func(in registry.Incoming) { _, _ = in.End.Write([]byte("k")) })
+	n.Handle(func(in registry.Incoming) {
+		_, _ = in.End.Write([]byte("k"))
+		_, _ = io.Copy(io.Discard, in.End)
+		_ = in.End.Reset(proto.CodeNone)
+	})
 }
 
 // openMany opens streams at once, and gives those that the peer has taken.
@@ -54,26 +59,24 @@ func release(ends []registry.End) {
 	}
 }
 
-// strangersLimit is libp2p's default for one peer's streams to us.
-func strangersLimit(n *testNode) int {
-	return n.limits.Limiter.GetPeerLimits("").GetStreamLimit(network.DirInbound)
-}
+func nobodyIsTrusted(peer.ID) bool { return false }
 
 const many = 5200
 
-func TestAStrangerKeepsTheDefaultsAndAFriendMayHoldMany(t *testing.T) {
+func TestAStrangerHoldsFewStreamsAndAFriendMany(t *testing.T) {
 	a, b := pair(t, onTCP)
 	greet(b)
-	limit := strangersLimit(b)
-	if limit >= many/2 {
-		t.Fatalf("libp2p's default is %d: nothing is tested", limit)
+	fewAtMost := func(what string) {
+		t.Helper()
+		held := openMany(t, a, b, strangerInbound+8)
+		// identify and its like hold some of them
+		if n := len(held); n > strangerInbound || n < strangerInbound/2 {
+			t.Errorf("%s holds %d streams, want %d", what, n, strangerInbound)
+		}
+		release(held)
+		eventually(t, "streams are free again", func() bool { return streamsOf(b, a) < strangerInbound/2 })
 	}
-	asStranger := openMany(t, a, b, limit+100)
-	// identify and its like hold some of them
-	if n := len(asStranger); n > limit || n < limit-32 {
-		t.Errorf("a stranger holds %d streams, libp2p's default is %d", n, limit)
-	}
-	release(asStranger)
+	fewAtMost("a stranger")
 
 	b.trust(a.ID(), true) // while it is connected
 	b.RefreshLimits()
@@ -88,21 +91,12 @@ func TestAStrangerKeepsTheDefaultsAndAFriendMayHoldMany(t *testing.T) {
 		t.Errorf("one that is distrusted got %d more streams", n)
 	}
 	release(asFriend)
-	eventually(t, "streams are free again", func() bool { return streamsOf(b, a) < limit/2 })
-	again := openMany(t, a, b, limit+100)
-	if n := len(again); n > limit || n < limit/2 {
-		t.Errorf("one that is distrusted holds %d streams, libp2p's default is %d", n, limit)
-	}
-	release(again)
+	eventually(t, "streams are free again", func() bool { return streamsOf(b, a) < strangerInbound/2 })
+	fewAtMost("one that is distrusted")
 }
 
-func streamsOf(n, peer *testNode) (count int) {
-	_ = n.host.Network().ResourceManager().ViewPeer(peer.host.ID(), func(s network.PeerScope) error {
-		count = s.Stat().NumStreamsInbound
-		return nil
-	})
-	return count
-}
+// streamsOf counts the streams that a peer has to a node.
+func streamsOf(n, peer *testNode) int { return inboundOf(n, peer.host) }
 
 func TestOneThatIsTrustedFromTheStartMayHoldMany(t *testing.T) {
 	a, b := newTestNode(t, onTCP), newTestNode(t, onTCP)
@@ -136,7 +130,7 @@ func TestTrustLostWhileAwayIsLostOnReturn(t *testing.T) {
 	b.trust(a.ID(), false)
 	b.RefreshLimits()
 	must(t, a.Connect(within(t), b.ID(), 0))
-	eventually(t, "the narrow limit holds", func() bool { return limitOf() == b.limits.Limiter.GetPeerLimits(a.host.ID()) })
+	eventually(t, "the narrow limit holds", func() bool { return limitOf() == b.limits.stranger })
 }
 
 func TestThePeersWhoseScopesAreKeptAreBounded(t *testing.T) {
@@ -159,7 +153,7 @@ func TestThePeersWhoseScopesAreKeptAreBounded(t *testing.T) {
 // (RFC 5737, RFC 3849).
 func TestAnOfficeMayConnectFromOneAddress(t *testing.T) {
 	for _, addr := range []string{"/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001"} {
-		rm, err := newResourceManager(newLimiter(func(peer.ID) bool { return false }))
+		rm, err := newResourceManager(newLimiter(nobodyIsTrusted), newGuard(nobodyIsTrusted, slog.New(slog.DiscardHandler)))
 		must(t, err)
 		opened := 0
 		for range perAddress + 20 {

@@ -59,6 +59,7 @@ type Node struct {
 	log     *slog.Logger
 	host    host.Host
 	limits  *limiter
+	guard   *guard
 	lan     *lan // nil where the LAN is not asked
 	trusted func(peer string) bool
 	named   func(peer string) bool
@@ -104,6 +105,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		n.log = slog.New(slog.DiscardHandler)
 	}
 	n.limits = newLimiter(n.isTrusted)
+	n.guard = newGuard(n.isTrusted, n.log)
 	n.life, n.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.startHost(ctx, cfg); err != nil {
 		n.end()
@@ -134,7 +136,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		}
 		addrs = defaultAddrs(port)
 	}
-	resources, err := newResourceManager(n.limits)
+	resources, err := newResourceManager(n.limits, n.guard)
 	if err != nil {
 		return fmt.Errorf("resource manager: %w", err)
 	}
@@ -142,7 +144,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("connection manager: %w", err)
 	}
-	gate := &gate{most: n.limits.strangers, trusted: n.isTrusted}
+	gate := &gate{guard: n.guard, most: n.limits.strangers, trusted: n.isTrusted}
 	n.host, err = libp2p.New(
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
@@ -162,6 +164,11 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	}
 	network := n.host.Network()
 	gate.network.Store(&network)
+	for range closers {
+		n.handlers.Go(func() {
+			n.guard.serve(n.life, func(p peer.ID) { _ = network.ClosePeer(p) })
+		})
+	}
 	return nil
 }
 
@@ -220,7 +227,11 @@ func (n *Node) isTrusted(p peer.ID) bool {
 	return wanted || n.trusted != nil && n.trusted(p.String())
 }
 
+// connected also ends a connection of a peer that was banned while it was made.
 func (n *Node) connected(c network.Conn) {
+	if c.Stat().Direction == network.DirInbound && n.guard.keepsOut(c.RemotePeer()) {
+		n.guard.dismiss(offence{peer: c.RemotePeer()})
+	}
 	n.refreshLimit(c.RemotePeer())
 	n.changed(c.RemotePeer())
 }
@@ -277,6 +288,15 @@ func (n *Node) Handle(f func(registry.Incoming)) {
 			f(in)
 		}()
 	})
+}
+
+// Refused tells the node that a peer was refused a question or a stream. A
+// stranger that is refused too often is disconnected and kept out for a while.
+// It does not block.
+func (n *Node) Refused(id string) {
+	if p, err := peer.Decode(id); err == nil {
+		n.guard.refused(p)
+	}
 }
 
 // begin counts a handler, unless the node is closed.

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	manet "github.com/multiformats/go-multiaddr/net"
+
 	"p2ptun/home"
 )
 
@@ -81,4 +83,21 @@ func freePort() (int, error) {
 		last = fmt.Errorf("port %d is taken for UDP", port)
 	}
 	return 0, fmt.Errorf("find a free port: %w", last)
+}
+
+// LikelyAddrs are the addresses that the node of that peer ID will have where
+// it listens on the port of its last run; none where it never ran.
+func LikelyAddrs(portPath, id string) []string {
+	port := readPort(portPath)
+	ips, err := manet.InterfaceMultiaddrs()
+	if port == 0 || err != nil {
+		return nil
+	}
+	var addrs []string
+	for _, ip := range ips {
+		if !manet.IsIP6LinkLocal(ip) {
+			addrs = append(addrs, fmt.Sprintf("%s/tcp/%d/p2p/%s", ip, port, id), fmt.Sprintf("%s/udp/%d/quic-v1/p2p/%s", ip, port, id))
+		}
+	}
+	return addrs
 }

@@ -29,6 +29,9 @@ const (
 	pingLimit = 10 * time.Second
 	// askLimit bounds one question to a peer, or one of a peer to us.
 	askLimit = 20 * time.Second
+	// strangerAskLimit bounds how long a stranger's question may be on its way,
+	// once its stream is there: two round trips of 2 s pass.
+	strangerAskLimit = 5 * time.Second
 	// These mark connections that are not trimmed: to a peer that a tunnel
 	// goes to, with live streams of a peer, of a peer let in by name.
 	ruleTag = "p2ptun rule"
@@ -280,9 +283,9 @@ func openError(name protocol.ID, err error) error {
 	return err
 }
 
-// Ask asks a connected peer whether this node may use a protocol and whether
-// its service is up. Errors: ErrCannotAsk.
-func (n *Node) Ask(ctx context.Context, id, name string) (proto.Verdict, error) {
+// Ask puts a question to a connected peer: may this node use a protocol, and is
+// its service up? Errors: ErrCannotAsk.
+func (n *Node) Ask(ctx context.Context, id string, q *proto.Question) (proto.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	s, err := n.open(ctx, id, proto.AskProtocol)
@@ -295,7 +298,7 @@ func (n *Node) Ask(ctx context.Context, id, name string) (proto.Verdict, error) 
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
-	if err := proto.WriteQuestion(s, name); err != nil {
+	if err := proto.WriteQuestion(s, q); err != nil {
 		return proto.Verdict_VERDICT_UNKNOWN, askError(err)
 	}
 	// This fails where the peer has answered and closed already: over QUIC its
@@ -318,13 +321,14 @@ func askError(err error) error {
 
 // HandleAsk answers peers' questions by f, which gets a context with a
 // deadline.
-func (n *Node) HandleAsk(f func(ctx context.Context, peer, protocol string) proto.Verdict) {
+func (n *Node) HandleAsk(f func(ctx context.Context, peer string, q *proto.Question) proto.Verdict) {
 	n.host.SetStreamHandler(proto.AskProtocol, func(s network.Stream) {
 		if !n.begin() {
 			_ = s.Reset()
 			return
 		}
 		defer n.handlers.Done()
+		_ = s.SetReadDeadline(time.Now().Add(n.questionLimit(s.Conn().RemotePeer())))
 		if err := answer(n.life, s, f); err != nil {
 			n.log.Debug("answer a question", "peer", s.Conn().RemotePeer(), "err", err)
 			_ = s.ResetWithError(network.StreamProtocolViolation)
@@ -334,15 +338,24 @@ func (n *Node) HandleAsk(f func(ctx context.Context, peer, protocol string) prot
 	})
 }
 
-func answer(ctx context.Context, s network.Stream, f func(ctx context.Context, peer, protocol string) proto.Verdict) error {
+// questionLimit is how long a peer may take to send its question.
+func (n *Node) questionLimit(p peer.ID) time.Duration {
+	if n.isTrusted(p) {
+		return askLimit
+	}
+	return strangerAskLimit
+}
+
+// answer reads a question until the stream's read deadline, and answers it.
+func answer(ctx context.Context, s network.Stream, f func(ctx context.Context, peer string, q *proto.Question) proto.Verdict) error {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	_ = s.SetDeadline(time.Now().Add(askLimit))
-	name, err := proto.ReadQuestion(s)
+	_ = s.SetWriteDeadline(time.Now().Add(askLimit))
+	q, err := proto.ReadQuestion(s)
 	if err != nil {
 		return err
 	}
-	return proto.WriteAnswer(s, f(ctx, s.Conn().RemotePeer().String(), name))
+	return proto.WriteAnswer(s, f(ctx, s.Conn().RemotePeer().String(), q))
 }
 
 // Ping measures one round trip to a connected peer over libp2p's ping, and

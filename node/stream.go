@@ -129,7 +129,7 @@ func isNotSupported(err error) bool {
 // pathOf reads a stream's path from its own connection.
 func pathOf(c network.Conn) registry.Path {
 	remote := c.RemoteMultiaddr()
-	p := registry.Path{Transport: transportOf(remote), Addr: remote.String()}
+	p := registry.Path{Transport: transportOf(remote), Addr: remote.String(), Local: c.LocalMultiaddr().String()}
 	if isRelayed(remote) {
 		p.Relayed = true
 		p.Relay, _ = remote.ValueForProtocol(ma.P_P2P)

@@ -33,6 +33,22 @@ func TestAStreamSaysWhoItIs(t *testing.T) {
 	})
 }
 
+// Each side names its own end as the other side names it.
+func TestAPathHasBothEndsOfItsConnection(t *testing.T) {
+	everyTransport(t, func(t *testing.T, addr string) {
+		a, b := pair(t, addr)
+		streams := taken(b)
+		end, path, err := a.Open(within(t), b.ID(), "/x/t")
+		must(t, err)
+		_, err = end.Write([]byte("x"))
+		must(t, err)
+		in := next(t, streams)
+		if in.Path.Local != path.Addr || in.Path.Addr != path.Local || in.Path.Local == in.Path.Addr {
+			t.Errorf("%s → %s, and from there %s → %s", path.Local, path.Addr, in.Path.Addr, in.Path.Local)
+		}
+	})
+}
+
 func TestHalfCloseKeepsReplyFlowing(t *testing.T) {
 	everyTransport(t, func(t *testing.T, addr string) {
 		a, b := pair(t, addr)

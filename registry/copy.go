@@ -11,6 +11,29 @@ type way struct {
 	back     *way
 	n        atomic.Int64     // bytes that dst took
 	sums     [2]*atomic.Int64 // of the tunnel and of the registry, likewise
+	pace     *pacer           // nil: as fast as it goes
+}
+
+// moved stands still while the way is idle, but not while a rate holds bytes
+// back: that is no silence.
+func (w *way) moved() int64 {
+	n := w.n.Load()
+	if w.pace == nil {
+		return n
+	}
+	if w.pace.held.Load() {
+		return n + w.pace.looks.Add(1)
+	}
+	return n + w.pace.looks.Load()
+}
+
+// room is how many of n bytes are read at once: no more than may pass soon, so
+// that what becomes of src in the meantime is noticed.
+func (w *way) room(n int) int {
+	if w.pace == nil {
+		return n
+	}
+	return w.pace.room(n)
 }
 
 func (w *way) count(n int) {
@@ -47,7 +70,7 @@ func (w *way) copyReady() error {
 		return errNotReadable
 	}
 	for {
-		buf, n, err := conn.readPooled()
+		buf, n, err := conn.readPooled(w.room(bufferSize))
 		if err != nil {
 			return err
 		}
@@ -84,8 +107,10 @@ func (w *way) copyFlow() (err error) {
 	return err
 }
 
-// copyOnce does one read and one write. full says that the read filled buf.
+// copyOnce does one read and one write. full says that the read filled buf, as
+// far as there is room.
 func (w *way) copyOnce(buf []byte) (full bool, err error) {
+	buf = buf[:w.room(len(buf))]
 	n, err := w.src.Read(buf)
 	if n > 0 {
 		if werr := w.writeAll(buf[:n]); werr != nil {
@@ -96,6 +121,23 @@ func (w *way) copyOnce(buf []byte) (full bool, err error) {
 }
 
 func (w *way) writeAll(b []byte) error {
+	if w.pace == nil {
+		return w.write(b)
+	}
+	for len(b) > 0 {
+		n, err := w.pace.next(len(b))
+		if err == nil {
+			err = w.write(b[:n])
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+func (w *way) write(b []byte) error {
 	n, err := w.dst.Write(b)
 	w.count(n)
 	if err != nil {

@@ -28,6 +28,9 @@ type Entry struct {
 
 	live, total       atomic.Int64
 	bytesIn, bytesOut atomic.Int64
+
+	rates                rates
+	tooMany, peerTooMany tooMany
 }
 
 func newEntry(ctx context.Context, r *Registry, t Tunnel) *Entry {
@@ -59,8 +62,8 @@ func (e *Entry) SetState(s State, reason string) {
 	e.publish()
 }
 
-// publish tells of the entry as it is. With e.mu held, so that events come in
-// the order of the states; Publish never blocks.
+// publish tells of the entry as it is, without what limits did. With e.mu
+// held, so that events come in the order of the states; Publish never blocks.
 func (e *Entry) publish() {
 	e.reg.Events.Publish(TunnelEvent{Time: now(), Tunnel: e.status()})
 }
@@ -83,7 +86,9 @@ func (e *Entry) SetPeer(peer string) {
 func (e *Entry) Status() TunnelStatus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.status()
+	s := e.status()
+	s.Reason = e.limited(s.Reason)
+	return s
 }
 
 func (e *Entry) status() TunnelStatus {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Event is what a Dispatcher carries: TunnelEvent, StreamEvent, RefusedEvent.
+// Event is what a Dispatcher carries: TunnelEvent, StreamEvent, RefusedEvent,
+// RedeemedEvent.
 type Event interface{ isEvent() }
 
 // TunnelEvent says that a tunnel's state changed.
@@ -48,18 +49,30 @@ type RefusedEvent struct {
 	Unsaid int64 `json:"unsaid,omitempty"`
 }
 
+// RedeemedEvent says that a peer was let in by an invite.
+type RedeemedEvent struct {
+	Time     time.Time `json:"time"`
+	Protocol string    `json:"protocol"`
+	Peer     string    `json:"peer"`
+	Invite   string    `json:"invite"` // its id
+	Left     int       `json:"left"`   // uses
+	Until    time.Time `json:"until"`
+}
+
 // QuietEvent is every Event but the two that each stream makes.
 type QuietEvent interface {
 	Event
 	isQuiet()
 }
 
-func (TunnelEvent) isQuiet()  {}
-func (RefusedEvent) isQuiet() {}
+func (TunnelEvent) isQuiet()   {}
+func (RefusedEvent) isQuiet()  {}
+func (RedeemedEvent) isQuiet() {}
 
-func (TunnelEvent) isEvent()  {}
-func (StreamEvent) isEvent()  {}
-func (RefusedEvent) isEvent() {}
+func (TunnelEvent) isEvent()   {}
+func (StreamEvent) isEvent()   {}
+func (RefusedEvent) isEvent()  {}
+func (RedeemedEvent) isEvent() {}
 
 // MaxSubscribers bounds the subscribers of one Dispatcher.
 const MaxSubscribers = 256

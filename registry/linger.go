@@ -28,7 +28,7 @@ func (s *Stream) mayLinger(w *way, writeErr error) bool {
 // linger drops what comes for a side that takes no more. It returns nil when
 // that ends in time.
 func (s *Stream) linger(w *way, cause error) error {
-	dog := s.watch(lingerTime, w.back.n.Load, resetCode(cause))
+	dog := s.watch(lingerTime, w.back.moved, resetCode(cause))
 	defer dog.stop()
 	err := drop(w.src)
 	if err == io.EOF {
@@ -37,7 +37,7 @@ func (s *Stream) linger(w *way, cause error) error {
 	if err != nil {
 		return err
 	}
-	s.untilAborted()
+	<-s.abortion()
 	return cause
 }
 
@@ -54,16 +54,15 @@ func drop(src End) error {
 	return nil
 }
 
-func (s *Stream) untilAborted() {
+// abortion is closed when the stream is aborted.
+func (s *Stream) abortion() <-chan struct{} {
 	s.mu.Lock()
-	if s.aborted {
-		s.mu.Unlock()
-		return
-	}
+	defer s.mu.Unlock()
 	if s.aborting == nil {
 		s.aborting = make(chan struct{})
+		if s.aborted {
+			close(s.aborting)
+		}
 	}
-	aborting := s.aborting
-	s.mu.Unlock()
-	<-aborting
+	return s.aborting
 }

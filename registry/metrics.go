@@ -35,6 +35,7 @@ var (
 	descStreams = prometheus.NewDesc("p2ptun_streams", "Live forwarded connections.", nil, nil)
 	descOpened  = prometheus.NewDesc("p2ptun_streams_opened_total", "Forwarded connections since start.", nil, nil)
 	descResets  = prometheus.NewDesc("p2ptun_streams_reset_total", "Forwarded connections that ended by a reset, by reason.", []string{"reason"}, nil)
+	descTooMany = prometheus.NewDesc("p2ptun_streams_refused_total", "Forwarded connections of peers refused because of a limit.", []string{"limit"}, nil)
 	descBytes   = prometheus.NewDesc("p2ptun_bytes_total", "Payload bytes carried since start; in is from peers.", []string{"direction"}, nil)
 	descQueue   = prometheus.NewDesc("p2ptun_event_queue_depth", "Events that wait in a subscriber's queue.", []string{"subscriber"}, nil)
 	descBound   = prometheus.NewDesc("p2ptun_event_queue_bound", "The bound of a subscriber's queue.", []string{"subscriber"}, nil)
@@ -43,7 +44,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (r *Registry) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTunnels, descStreams, descOpened, descResets, descBytes, descQueue, descBound, descLost} {
+	for _, d := range []*prometheus.Desc{descTunnels, descStreams, descOpened, descResets, descTooMany, descBytes, descQueue, descBound, descLost} {
 		ch <- d
 	}
 }
@@ -67,6 +68,8 @@ func (r *Registry) Collect(ch chan<- prometheus.Metric) {
 	for code, n := range r.resets.copy() {
 		count(descResets, float64(n), code)
 	}
+	count(descTooMany, float64(r.tooMany.Load()), string(LimitStreams))
+	count(descTooMany, float64(r.peerTooMany.Load()), string(LimitPeerStreams))
 	count(descBytes, float64(r.bytesIn.Load()), "in")
 	count(descBytes, float64(r.bytesOut.Load()), "out")
 	count(descLost, float64(r.Events.Lost()))

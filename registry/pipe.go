@@ -20,6 +20,7 @@ func (r *Registry) Pipe(e *Entry, s *Stream, local, remote End) error {
 	s.join(e, local, remote)
 	s.opened = now()
 	if err := r.admit(s); err != nil {
+		s.unthrottle()
 		_ = local.Reset(proto.CodeClosed)
 		_ = remote.Reset(proto.CodeClosed)
 		return err
@@ -61,6 +62,15 @@ func (s *Stream) join(e *Entry, local, remote End) {
 	s.out.sums = [2]*atomic.Int64{&e.bytesOut, &e.reg.bytesOut}
 	s.in.dst, s.in.src, s.in.back = local, remote, &s.out
 	s.in.sums = [2]*atomic.Int64{&e.bytesIn, &e.reg.bytesIn}
+	if s.Throttle != nil {
+		s.Throttle.pace(s)
+	}
+}
+
+func (s *Stream) unthrottle() {
+	if s.Throttle != nil {
+		s.Throttle.leave()
+	}
 }
 
 // carry copies one way and ends it.
@@ -170,6 +180,7 @@ func (r *Registry) remove(s *Stream) {
 	if s.aborted { // nobody writes it any more
 		r.resets.add(s.code)
 	}
+	s.unthrottle()
 	r.takeOut(s)
 	if r.Events.StreamsWanted() {
 		r.Events.Publish(StreamEvent{Time: now(), Op: StreamClosed, Stream: last})
@@ -190,5 +201,5 @@ func (r *Registry) takeOut(s *Stream) {
 	}
 }
 
-// passed counts the bytes of both ways.
-func (s *Stream) passed() int64 { return s.in.n.Load() + s.out.n.Load() }
+// passed counts the bytes of both ways, as far as moved does.
+func (s *Stream) passed() int64 { return s.in.moved() + s.out.moved() }

@@ -10,7 +10,7 @@ type readyReader struct{}
 
 func (*readyReader) init(syscall.Conn) {}
 
-func (*connEnd) readPooled() (buf *buffer, n int, err error) { return nil, 0, errNotReadable }
+func (*connEnd) readPooled(int) (buf *buffer, n int, err error) { return nil, 0, errNotReadable }
 
 // dead: Windows reports a reset to whoever asks, however often.
 func (*connEnd) dead() bool { return false }

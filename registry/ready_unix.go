@@ -15,9 +15,10 @@ type readyReader struct {
 	raw syscall.RawConn
 	try func(fd uintptr) bool
 
-	buf *buffer
-	n   int
-	err error
+	most int // that the next read takes
+	buf  *buffer
+	n    int
+	err  error
 }
 
 func (r *readyReader) init(c syscall.Conn) {
@@ -34,7 +35,7 @@ func (r *readyReader) init(c syscall.Conn) {
 func (r *readyReader) readOnce(fd uintptr) bool {
 	r.buf = getBuffer()
 	for {
-		r.n, r.err = syscall.Read(int(fd), r.buf[:])
+		r.n, r.err = syscall.Read(int(fd), r.buf[:r.most])
 		if r.err != syscall.EINTR {
 			break
 		}
@@ -47,14 +48,15 @@ func (r *readyReader) readOnce(fd uintptr) bool {
 	return true
 }
 
-// readPooled blocks until bytes are there. The caller gives the buffer back,
-// which is nil where an error is returned; errNotReadable where the socket
+// readPooled blocks until bytes are there, and takes up to most, which fit into
+// a buffer. The caller gives the buffer back, which is nil where an error is returned; errNotReadable where the socket
 // can't be read that way.
-func (e *connEnd) readPooled() (buf *buffer, n int, err error) {
+func (e *connEnd) readPooled(most int) (buf *buffer, n int, err error) {
 	r := &e.ready
 	if r.raw == nil {
 		return nil, 0, errNotReadable
 	}
+	r.most = most
 	err = r.raw.Read(r.try)
 	buf, n = r.buf, r.n
 	r.buf = nil

@@ -51,6 +51,8 @@ type Registry struct {
 	bytesIn  atomic.Int64
 	bytesOut atomic.Int64
 	resets   resetCounts
+
+	tooMany, peerTooMany atomic.Int64 // connections refused because of a limit
 }
 
 // New makes an empty registry.

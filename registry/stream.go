@@ -13,6 +13,7 @@ type Path struct {
 	Relay     string `json:"relay,omitempty"` // the relay's peer ID
 	Transport string `json:"transport"`       // tcp, quic
 	Addr      string `json:"addr"`            // the peer's, or the relay's, multiaddr
+	Local     string `json:"-"`               // this node's own end of the connection, a multiaddr
 }
 
 // Incoming is a stream that a peer has opened. Its receiver owns End.
@@ -31,6 +32,7 @@ type Stream struct {
 	Path     Path
 	Origin   string // the local client's or target's address
 	OnClosed func(StreamStatus)
+	Throttle *Throttle // if nil, the stream goes as fast as it can
 
 	id      uint64
 	entry   *Entry
@@ -43,7 +45,7 @@ type Stream struct {
 	ended    int // ways that have ended
 	aborted  bool
 	code     proto.Code
-	aborting chan struct{} // closed by the abort; nil while nobody waits for it
+	aborting chan struct{} // closed by the abort; nil while nobody waits for it, see abortion
 	silence  *watchdog
 }
 

@@ -117,7 +117,7 @@ type TunnelStatus struct {
 	Peer     string `json:"peer,omitempty"`
 	Access   string `json:"access,omitempty"`
 	State    State  `json:"state"`
-	Reason   string `json:"reason"`
+	Reason   string `json:"reason"` // of the state; then what limits did, after "; "
 	Kept     bool   `json:"kept"`
 	Streams  int64  `json:"streams"`
 	Total    int64  `json:"streams_total"`

@@ -1,0 +1,387 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+	"golang.org/x/time/rate"
+)
+
+// libp2p limits how much a peer holds at once, not how often it comes. What
+// follows is for strangers alone: peers that are let in nowhere and that no
+// tunnel of this node goes to.
+const (
+	// A stranger may open strangerBurst streams at once and strangerRate more
+	// each second; a refusal costs as much as refusalCost streams on top. A
+	// forwarder that is refused asks every 5 s, libp2p's own services and a
+	// DHT peer open some streams a minute.
+	strangerRate  = 20
+	strangerBurst = 100
+	refusalCost   = 5
+
+	// Who opens more is kept out for banFirst, and twice as long for each
+	// further time until banMemory after the last, up to banMost. What arrives within
+	// banSettle of a ban, while the connections are being closed, is the same
+	// offence.
+	banFirst  = time.Minute
+	banMost   = time.Hour
+	banMemory = time.Hour
+	banSettle = 10 * time.Second
+
+	// A peer ID costs nothing, so the address of an offence may connect only
+	// watchRate times a second, watchBurst at once, for watchFor.
+	watchRate  = 4
+	watchBurst = 8
+	watchFor   = time.Minute
+
+	// maxGuarded bounds each of the guard's tables.
+	maxGuarded = 4096
+
+	// closers close offenders' connections: a TLS connection whose peer reads
+	// nothing takes 5 s to close.
+	closers      = 4
+	maxOffenders = 64
+	banLogEvery  = 10 * time.Second
+	banLogAtOnce = 5
+)
+
+var (
+	errTooMany   = fmt.Errorf("strangers have too many streams: %w", network.ErrResourceLimitExceeded)
+	errTooMuch   = fmt.Errorf("strangers have too much memory: %w", network.ErrResourceLimitExceeded)
+	errKeptOut   = errors.New("peer is kept out")
+	errFromThere = errors.New("address connects too often after an offence")
+)
+
+// guard counts what strangers do and hold, and says who is kept out. Its
+// methods may be called from any goroutine, also by libp2p with its locks
+// held: they never call back.
+type guard struct {
+	trusted func(peer.ID) bool
+	now     func() time.Time
+	log     *slog.Logger
+
+	offenders chan offence // to be closed
+
+	mu        sync.Mutex
+	strangers *table[peer.ID, *stranger]
+	bans      *table[peer.ID, ban]
+	watched   *table[netip.Prefix, *watch]
+	streams   share // inbound
+	memory    share // bytes
+	lines     *rate.Limiter
+	untold    int // bans since the last line
+}
+
+type stranger struct {
+	bucket *rate.Limiter
+	from   netip.Prefix // of its last connection to us; not valid if relayed
+	quic   bool         // it has come over QUIC
+}
+
+type ban struct {
+	last  time.Time // of the offence
+	until time.Time
+	next  time.Duration
+}
+
+// watch is an address that connects under an eye.
+type watch struct {
+	bucket *rate.Limiter
+	until  time.Time
+}
+
+// offence is what a closer has to do and to tell.
+type offence struct {
+	peer   peer.ID
+	from   netip.Prefix
+	outFor time.Duration
+	tell   bool
+	untold int
+}
+
+func newGuard(trusted func(peer.ID) bool, log *slog.Logger) *guard {
+	return &guard{
+		trusted:   trusted,
+		now:       time.Now,
+		log:       log,
+		offenders: make(chan offence, maxOffenders),
+		strangers: newTable[peer.ID, *stranger](maxGuarded),
+		bans:      newTable[peer.ID, ban](maxGuarded),
+		watched:   newTable[netip.Prefix, *watch](maxGuarded),
+		streams:   newShare(strangersStreams),
+		memory:    newShare(strangersMemory),
+		lines:     rate.NewLimiter(rate.Every(banLogEvery), banLogAtOnce),
+	}
+}
+
+// enter asks for an inbound stream, before anything is negotiated for it.
+// leave, which may be nil, is to be called once when the stream has ended,
+// whatever the peer has become by then.
+func (g *guard) enter(p peer.ID) (leave func(), err error) {
+	if g.trusted(p) {
+		return nil, nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	if !g.pay(p, 1, now) || g.banned(p, now) {
+		return nil, errKeptOut
+	}
+	if !g.streams.take(p, 1, fairPart) {
+		return nil, errTooMany
+	}
+	size := 0 // yamux reserves it by itself
+	if g.stranger(p, now).quic {
+		size = quicMemory
+	}
+	if !g.memory.take(p, size, fairPart) {
+		g.streams.give(p, 1)
+		return nil, errTooMuch
+	}
+	return func() { g.leave(p, size) }, nil
+}
+
+func (g *guard) leave(p peer.ID, size int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.streams.give(p, 1)
+	g.memory.give(p, size)
+}
+
+// refused charges a stranger for a question or a stream that was refused.
+func (g *guard) refused(p peer.ID) {
+	if g.trusted(p) {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pay(p, refusalCost, g.now())
+}
+
+// pay takes tokens from a stranger's bucket; where there are too few it is an
+// offence. The lock is held.
+func (g *guard) pay(p peer.ID, tokens int, now time.Time) bool {
+	s := g.stranger(p, now)
+	if s.bucket.AllowN(now, tokens) {
+		return true
+	}
+	s.bucket = rate.NewLimiter(strangerRate, strangerBurst) // for what comes after it
+	g.offend(p, s.from, now)
+	return false
+}
+
+func (g *guard) stranger(p peer.ID, now time.Time) *stranger {
+	s, ok := g.strangers.get(p)
+	if !ok {
+		s = &stranger{bucket: rate.NewLimiter(strangerRate, strangerBurst)}
+		g.strangers.put(p, s, func(s *stranger) bool { return s.bucket.TokensAt(now) >= strangerBurst })
+	}
+	return s
+}
+
+func (g *guard) offend(p peer.ID, from netip.Prefix, now time.Time) {
+	o := offence{peer: p, from: from}
+	b, ok := g.bans.get(p)
+	if !ok || now.Sub(b.until) > banMemory {
+		b = ban{next: banFirst}
+	}
+	if now.Sub(b.last) > banSettle {
+		o.outFor = b.next
+		b = ban{last: now, until: now.Add(b.next), next: min(2*b.next, banMost)}
+		g.bans.put(p, b, func(b ban) bool { return now.After(b.until) })
+		g.watch(from, now)
+		if o.tell = g.lines.AllowN(now, 1); o.tell {
+			o.untold, g.untold = g.untold, 0
+		} else {
+			g.untold++
+		}
+	}
+	g.dismiss(o)
+}
+
+// dismiss has a peer's connections closed. Where too many wait for it, the
+// peer's next offence brings it here again.
+func (g *guard) dismiss(o offence) {
+	select {
+	case g.offenders <- o:
+	default:
+	}
+}
+
+// serve closes what offenders have until ctx ends. Several may run.
+func (g *guard) serve(ctx context.Context, closePeer func(peer.ID)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-g.offenders:
+			g.punish(o, closePeer)
+		}
+	}
+}
+
+func (g *guard) punish(o offence, closePeer func(peer.ID)) {
+	if o.tell {
+		g.log.Info("a stranger opened too many streams and is kept out",
+			"peer", o.peer, "from", o.from, "for", o.outFor, "others_since_last_line", o.untold)
+	}
+	if !g.trusted(o.peer) {
+		closePeer(o.peer)
+	}
+}
+
+// keepsOut says whether a peer is not to connect now. Trust ends a ban.
+func (g *guard) keepsOut(p peer.ID) bool {
+	trusted := g.trusted(p)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if trusted {
+		g.bans.delete(p)
+		return false
+	}
+	return g.banned(p, g.now())
+}
+
+func (g *guard) banned(p peer.ID, now time.Time) bool {
+	b, ok := g.bans.get(p)
+	return ok && now.Before(b.until)
+}
+
+// came notes where a stranger's connection comes from, and how.
+func (g *guard) came(p peer.ID, from netip.Prefix, quic bool) {
+	if g.trusted(p) {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.stranger(p, g.now())
+	s.from = from
+	s.quic = s.quic || quic
+}
+
+// insist is a try of one that is kept out: each costs us a handshake, so its
+// address is watched on.
+func (g *guard) insist(from netip.Prefix) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.watch(from, g.now())
+}
+
+func (g *guard) watch(from netip.Prefix, now time.Time) {
+	if !from.IsValid() {
+		return
+	}
+	w, ok := g.watched.get(from)
+	if !ok {
+		w = &watch{bucket: rate.NewLimiter(watchRate, watchBurst)}
+		g.watched.put(from, w, func(w *watch) bool { return now.After(w.until) })
+	}
+	w.until = now.Add(watchFor)
+}
+
+// admits says whether a connection may come from an address, before anything
+// is done for it.
+func (g *guard) admits(from netip.Prefix) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	if !g.isWatched(from, now) {
+		return true
+	}
+	w, _ := g.watched.get(from)
+	return w.bucket.AllowN(now, 1)
+}
+
+// suspects says whether an address is watched: over UDP it has to show that it
+// is not forged, before it costs a token.
+func (g *guard) suspects(from netip.Prefix) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.isWatched(from, g.now())
+}
+
+func (g *guard) isWatched(from netip.Prefix, now time.Time) bool {
+	w, ok := g.watched.get(from)
+	if ok && now.After(w.until) {
+		g.watched.delete(from)
+		ok = false
+	}
+	return ok
+}
+
+// reserve takes memory for a stranger; what it gives must be given back by
+// release.
+func (g *guard) reserve(p peer.ID, size, part int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.memory.take(p, size, part)
+}
+
+func (g *guard) release(p peer.ID, size int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.memory.give(p, size)
+}
+
+// share is what strangers may hold together of something.
+type share struct {
+	total, used int
+	held        map[peer.ID]int
+}
+
+func newShare(total int) share { return share{total: total, held: map[peer.ID]int{}} }
+
+// take takes n for a peer, unless it would then hold more than the part-th of
+// what is free. So k that take all that they can leave part/(part+k) of the
+// total, and whoever comes next finds some.
+func (s *share) take(p peer.ID, n, part int) bool {
+	if (s.held[p]+n)*part > s.total-s.used {
+		return false
+	}
+	s.held[p] += n
+	s.used += n
+	return true
+}
+
+func (s *share) give(p peer.ID, n int) {
+	s.used -= n
+	if s.held[p] -= n; s.held[p] <= 0 {
+		delete(s.held, p)
+	}
+}
+
+// netOf is the net that one customer has: an IPv4 address, an IPv6 /56. There
+// is none for a relayed address, which is the relay's.
+func netOf(addr ma.Multiaddr) (from netip.Prefix) {
+	if addr == nil || isRelayed(addr) {
+		return from
+	}
+	raw, err := manet.ToIP(addr)
+	if err != nil {
+		return from
+	}
+	ip, ok := netip.AddrFromSlice(raw)
+	if !ok {
+		return from
+	}
+	return netOfIP(ip)
+}
+
+func netOfIP(ip netip.Addr) netip.Prefix {
+	ip = ip.Unmap().WithZone("")
+	bits := 32
+	if ip.Is6() {
+		bits = 56
+	}
+	from, _ := ip.Prefix(bits)
+	return from
+}
