@@ -19,7 +19,7 @@ func (t *tool) allowCommand() *cli.Command {
 		Description: "Kept in the file `access` of the home, which you may edit as well. Takes effect at once.",
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "for", Usage: "until `T` from now, 24h for one", DefaultText: "for ever"},
-			&cli.IntFlag{Name: "max-streams", Usage: "at most `N` live connections of that peer", DefaultText: "as listen says"},
+			&cli.StringFlag{Name: "max-streams", Usage: "at most `N` live connections of that peer", DefaultText: "as listen says"},
 			&cli.StringFlag{Name: "max-rate", Usage: "at most `BYTES/s` each way for that peer, 5M for one", DefaultText: "as listen says"},
 			customFlag(),
 		},
@@ -92,14 +92,10 @@ func ruleLimits(c *cli.Context, rule *access.Rule) (err error) {
 		}
 		rule.Until = time.Now().Add(c.Duration("for")).UTC().Truncate(time.Second)
 	}
-	if c.IsSet("max-streams") {
-		if rule.MaxStreams = c.Int("max-streams"); rule.MaxStreams < 1 {
-			return usagef("--max-streams must be at least 1")
-		}
+	if rule.MaxStreams, err = countFlag(c, "max-streams"); err != nil {
+		return err
 	}
-	if c.IsSet("max-rate") {
-		rule.MaxRate, err = parseRate(c.String("max-rate"))
-	}
+	rule.MaxRate, err = rateFlag(c, "max-rate")
 	return err
 }
 

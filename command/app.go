@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -12,6 +13,7 @@ import (
 
 	"p2ptun/daemon"
 	"p2ptun/home"
+	"p2ptun/proto"
 )
 
 // Env is what a command has of the outside world.
@@ -92,7 +94,7 @@ func (t *tool) commands() []*cli.Command {
 		t.lsCommand(), t.closeCommand(), t.streamCommand(),
 		t.allowCommand(), t.denyCommand(), t.inviteCommand(), t.accessCommand(), t.peerCommand(),
 		t.idCommand(), t.pingCommand(),
-		t.daemonCommand(), t.reloadCommand(), t.stopCommand(),
+		t.statusCommand(), t.daemonCommand(), t.relayCommand(), t.reloadCommand(), t.stopCommand(),
 		t.completionCommand(), t.manCommand(), t.versionCommand(),
 	}
 	setUsageErrors(commands)
@@ -145,6 +147,36 @@ func (t *tool) owner(ctx context.Context) (*daemon.Client, error) {
 	return daemon.Find(ctx, dir)
 }
 
+// tellNetwork says, once for each home, what leaves the network by default.
+func (t *tool) tellNetwork(opts daemon.Options) {
+	h := opts.Hosting.Network
+	if h == "" && opts.Relay == nil && opts.Inherit.Network == daemon.NetworkPublic && opts.Home.TellOnce("public") {
+		t.note("peers are found by the public IPFS DHT too, whose nodes see this peer ID and its addresses; to turn that off: --network lan")
+	}
+	if n, err := daemon.ReadNetwork(h); err == nil && n.PSK != "" {
+		t.note("a network with a pre-shared key has no QUIC: TCP alone is used")
+	}
+}
+
+// network gives a network's file by its absolute path.
+func network(name string) (string, error) {
+	switch name {
+	case "", daemon.NetworkPublic, daemon.NetworkLAN, daemon.NetworkNone:
+		return name, nil
+	}
+	if _, err := os.Stat(name); err != nil {
+		return "", usageHint("network "+shellQuote(name)+" is none of public, lan, none, nor a file", "--network lan")
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	if _, err := daemon.ReadNetwork(path); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
 // isTerminal says whether a person reads that.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
@@ -166,7 +198,8 @@ func boolFlag(name, usage string, aliases ...string) cli.Flag {
 func hostingFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "listen-addr", Usage: "`MULTIADDR` where libp2p listens, repeatable (default: TCP and QUIC on a port that is kept)"},
-		&cli.StringFlag{Name: "network", Usage: "who helps to find peers: `lan` (mDNS, the default) or none (given addresses only)"},
+		&cli.StringFlag{Name: "network", Usage: "who helps to find peers: `public` (mDNS and the IPFS DHT, the default), lan (mDNS), none (given addresses only), or a FILE", DefaultText: "public"},
+		&cli.StringSliceFlag{Name: "relay", Usage: "be reachable, and reach others, through the relay at `ADDR`, repeatable"},
 		&cli.DurationFlag{Name: "drain", Value: 10 * time.Second, Usage: "how long live connections may finish at a stop; a second signal ends at once"},
 	}
 }
@@ -177,11 +210,12 @@ func (t *tool) hosting(c *cli.Context) (daemon.Options, error) {
 	if err != nil {
 		return daemon.Options{}, err
 	}
-	h := daemon.Hosting{ListenAddrs: c.StringSlice("listen-addr"), Network: c.String("network")}
-	switch h.Network {
-	case "", daemon.NetworkLAN, daemon.NetworkNone:
-	default:
-		return daemon.Options{}, usagef("network %q is neither lan nor none", h.Network)
+	h := daemon.Hosting{ListenAddrs: c.StringSlice("listen-addr"), Relays: c.StringSlice("relay")}
+	if h.Network, err = network(c.String("network")); err != nil {
+		return daemon.Options{}, err
+	}
+	if _, err := proto.ParseBoxes(h.Relays); err != nil {
+		return daemon.Options{}, usageHint("relay: "+err.Error(), "--relay /ip4/203.0.113.7/tcp/4001/p2p/12D3KooW…, as `p2ptun relay` prints it")
 	}
 	for _, a := range h.ListenAddrs {
 		if err := checkListenAddr(a); err != nil {

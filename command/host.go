@@ -58,6 +58,9 @@ func (h *hosted) run() error {
 		if st, err := client.Status(h.t.Soft); err == nil {
 			h.self, h.opts.Inherit = st.Peer, st.Hosting
 		}
+		if server != nil {
+			h.t.tellNetwork(h.opts)
+		}
 		stop := h.stopper(server)
 		err = h.session(client)
 		if server != nil {

@@ -101,7 +101,7 @@ func (t *tool) parseProtocol(c *cli.Context, name string) (string, error) {
 	if err := t.typed(c).checkFirst(); err != nil {
 		return "", err
 	}
-	protocol, err := proto.ParseProtocol(name, c.Bool("allow-custom-protocol"))
+	protocol, err := proto.ParseProtocol(name, c.Bool("allow-custom-protocol") || name == daemon.RelayRight)
 	if err == nil {
 		return protocol, nil
 	}

@@ -44,6 +44,9 @@ func (t *tool) printTunnels(header bool, list []registry.TunnelStatus) error {
 		if s.Kind == registry.KindListen {
 			where, who = s.Target, s.Access
 		}
+		if s.Path != nil && s.Path.Relayed {
+			who += " (relayed)"
+		}
 		state := string(s.State)
 		if s.Reason != "" {
 			state += ": " + s.Reason

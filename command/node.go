@@ -52,10 +52,17 @@ func (t *tool) id(c *cli.Context) error {
 func (t *tool) pingCommand() *cli.Command {
 	return &cli.Command{
 		Name: "ping", Usage: "measure the way to a peer", ArgsUsage: "PEER",
-		Flags:  append([]cli.Flag{&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Value: 3, Usage: "how many round trips"}}, hostingFlags()...),
+		Flags: append([]cli.Flag{
+			&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Value: 3, Usage: "how many round trips"},
+			boolFlag("until-direct", "go on until the way is direct, for a minute at most (or --count)"),
+		}, hostingFlags()...),
 		Action: t.ping,
 	}
 }
+
+// untilDirect is how many round trips, one a second, a direct way may take to
+// come.
+const untilDirect = 60
 
 // ping asks the running node, or runs one for as long as it takes.
 func (t *tool) ping(c *cli.Context) error {
@@ -80,10 +87,19 @@ func (t *tool) ping(c *cli.Context) error {
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	if server != nil {
+		t.tellNetwork(opts)
 		server.OnStop(func(daemon.StopReason) { cancel() })
 		defer func() { _ = server.Stop(0, true) }()
 	}
-	for i := range c.Int("count") {
+	return t.pings(ctx, c, client, peers)
+}
+
+func (t *tool) pings(ctx context.Context, c *cli.Context, client *daemon.Client, peers []string) error {
+	count, toDirect := c.Int("count"), c.Bool("until-direct")
+	if toDirect && !c.IsSet("count") {
+		count = untilDirect
+	}
+	for i := range count {
 		if i > 0 && !sleep(ctx, time.Second) {
 			return nil
 		}
@@ -94,6 +110,12 @@ func (t *tool) ping(c *cli.Context) error {
 		if err := t.showPing(r); err != nil {
 			return err
 		}
+		if toDirect && !r.Path.Relayed {
+			return nil
+		}
+	}
+	if toDirect {
+		return &exitError{exitFailure, fmt.Errorf("still relayed after %d round trips", count), t.self() + " doctor PEER"}
 	}
 	return nil
 }
@@ -109,21 +131,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 func (t *tool) showPing(r daemon.PingReply) error {
-	path := "direct"
-	if r.Path.Relayed {
-		path = "relayed"
-	}
+	e := daemon.Event{Event: "ping", Peer: r.Peer}
+	e.SetPath(r.Path)
+	e.RTTms = r.RTTms
 	if t.json {
-		return t.printJSON(struct {
-			Event     string  `json:"event"`
-			Peer      string  `json:"peer"`
-			RTTms     float64 `json:"rtt_ms"`
-			Path      string  `json:"path"`
-			Transport string  `json:"transport"`
-			Addr      string  `json:"addr"`
-		}{"ping", r.Peer, r.RTTms, path, r.Path.Transport, r.Path.Addr})
+		return t.printJSON(e)
 	}
-	_, err := fmt.Fprintf(t.Out, "%s  %.2f ms  %s %s %s\n", r.Peer, r.RTTms, path, r.Path.Transport, hostPortOf(r.Path.Addr))
+	e.RTTms = 0 // it stands in front
+	_, err := fmt.Fprintf(t.Out, "%s  %.2f ms  %s\n", r.Peer, r.RTTms, pathText(e))
 	return err
 }
 

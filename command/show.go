@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -23,6 +24,8 @@ func (t *tool) show(e daemon.Event) {
 		t.showState(e)
 	case "refused":
 		t.showRefused(e)
+	case "path":
+		t.showPath(e)
 	case "redeemed":
 		t.showRedeemed(e)
 	case "lost":
@@ -137,19 +140,46 @@ func (t *tool) showForwarding(e daemon.Event) {
 	}
 }
 
-// pathText is `direct tcp 192.168.1.7:4001, 0.4 ms`.
+// showPath tells a forwarder which way new connections go.
+func (t *tool) showPath(e daemon.Event) {
+	if e.Path == "" {
+		return // the state says it
+	}
+	t.note("path to %s: %s", e.Peer, pathText(e))
+}
+
+// pathText is `direct tcp 192.168.1.7:4001, 0.4 ms`, or `relayed by 12D3…, 2 min
+// / 128 KiB limit, 31 ms`.
 func pathText(e daemon.Event) string {
 	s := fmt.Sprintf("%s %s %s", e.Path, e.Transport, hostPortOf(e.Addr))
+	if e.Relay != "" {
+		s = "relayed by " + e.Relay + limitText(e.LimitSeconds, e.LimitBytes)
+	}
 	if e.RTTms > 0 {
 		s += fmt.Sprintf(", %.1f ms", e.RTTms)
 	}
 	return s
 }
 
+// limitText is what is left of a relay's limit.
+func limitText(seconds, bytes int64) string {
+	var parts []string
+	if seconds > 0 {
+		parts = append(parts, (time.Duration(seconds) * time.Second).String())
+	}
+	if bytes > 0 {
+		parts = append(parts, size(bytes))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return ", " + strings.Join(parts, " / ") + " left of its limit"
+}
+
 // keep hands a tunnel to the running node.
 func (t *tool) keep(c *cli.Context, tunnel registry.Tunnel) error {
-	if len(c.StringSlice("listen-addr")) > 0 || c.IsSet("network") || c.IsSet("drain") {
-		return usagef("--bg hands the tunnel to the running node: --listen-addr, --network and --drain are for that")
+	if len(c.StringSlice("listen-addr")) > 0 || len(c.StringSlice("relay")) > 0 || c.IsSet("network") || c.IsSet("drain") {
+		return usagef("--bg hands the tunnel to the running node: --listen-addr, --network, --relay and --drain are for that")
 	}
 	client, err := t.owner(c.Context)
 	if err != nil {

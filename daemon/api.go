@@ -112,16 +112,23 @@ func noMore(d *json.Decoder) error {
 
 // Status is what `GET /status` answers.
 type Status struct {
-	Peer     string            `json:"peer"`
-	Addrs    []string          `json:"addrs"`
-	Peers    []node.PeerStatus `json:"peers"`
-	Hosting  Hosting           `json:"hosting"`
-	Version  string            `json:"version"`
-	Home     string            `json:"home"`
-	Tunnels  int               `json:"tunnels"`
-	Streams  int               `json:"streams"`
-	Sessions int               `json:"sessions"`
-	Started  time.Time         `json:"started"`
+	Peer  string            `json:"peer"`
+	Addrs []string          `json:"addrs"`
+	Peers []node.PeerStatus `json:"peers"`
+	// Reachability: public, private or unknown, as others have tried.
+	Reachability string             `json:"reachability"`
+	Relays       []node.RelayStatus `json:"relays"`
+	// DHT is how many nodes of the DHT are known; -1 without one.
+	DHT int `json:"dht"`
+	// Carried is what this node has carried for each peer, as a relay.
+	Carried  []node.PeerTraffic `json:"carried,omitempty"`
+	Hosting  Hosting            `json:"hosting"`
+	Version  string             `json:"version"`
+	Home     string             `json:"home"`
+	Tunnels  int                `json:"tunnels"`
+	Streams  int                `json:"streams"`
+	Sessions int                `json:"sessions"`
+	Started  time.Time          `json:"started"`
 	// Stopping: it takes no tunnel any more, and ends when those that live
 	// have.
 	Stopping bool `json:"stopping"`
@@ -137,6 +144,7 @@ func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) error {
 	s.mu.Unlock()
 	st := Status{
 		Peer: s.node.ID(), Addrs: s.node.Addrs(), Peers: s.node.Peers(),
+		Reachability: s.node.Reachability(), Relays: s.node.Relays(), DHT: s.node.DHTSize(), Carried: s.node.Accounts(),
 		Hosting: s.opts.Hosting, Version: s.opts.Version, Home: string(s.opts.Home),
 		Tunnels: len(s.registry.Tunnels()), Streams: len(s.registry.Streams()), Sessions: sessions,
 		Started: s.started, Stopping: stopping,
@@ -151,7 +159,11 @@ func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) error {
 func (s *Server) getTunnels(w http.ResponseWriter, _ *http.Request) error {
 	list := []registry.TunnelStatus{}
 	for _, e := range s.registry.Tunnels() {
-		list = append(list, e.Status())
+		st := e.Status()
+		if path, up := s.node.Path(st.Peer); up && st.Kind == registry.KindForward {
+			st.Path = &path
+		}
+		list = append(list, st)
 	}
 	return reply(w, list, nil)
 }

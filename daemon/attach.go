@@ -157,6 +157,9 @@ func checkHosting(has, asked Hosting) error {
 	if len(asked.ListenAddrs) > 0 && !slices.Equal(asked.ListenAddrs, has.ListenAddrs) {
 		return &Error{Code: CodeHosting, Message: fmt.Sprintf("the running node listens on %v, not %v", has.ListenAddrs, asked.ListenAddrs)}
 	}
+	if len(asked.Relays) > 0 && !slices.Equal(asked.Relays, has.Relays) {
+		return &Error{Code: CodeHosting, Message: fmt.Sprintf("the running node has --relay %v, not %v", has.Relays, asked.Relays)}
+	}
 	return nil
 }
 

@@ -111,11 +111,26 @@ func inviteAddrs(texts []string) []ma.Multiaddr {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b ma.Multiaddr) int { return cmp.Compare(AddrScore(b), AddrScore(a)) })
-	far := slices.DeleteFunc(slices.Clone(all), manet.IsIPLoopback)
+	far := slices.DeleteFunc(slices.Clone(all), isNear)
 	if len(far) == 0 {
 		far = all
 	}
 	return fit(far)
+}
+
+// isNear says that an address means nothing on another machine, or another
+// cable.
+func isNear(a ma.Multiaddr) bool {
+	ip, err := manet.ToIP(a)
+	return err == nil && (ip.IsLoopback() || ip.IsLinkLocalUnicast())
+}
+
+// BestAddrs are those of a node's addresses that go into an invite.
+func BestAddrs(texts []string, id string) (best []string) {
+	for _, a := range inviteAddrs(texts) {
+		best = append(best, a.String()+"/p2p/"+id)
+	}
+	return best
 }
 
 func fit(addrs []ma.Multiaddr) (picked []ma.Multiaddr) {

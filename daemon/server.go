@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,41 +21,6 @@ import (
 	"p2ptun/proto"
 	"p2ptun/registry"
 )
-
-// Hosting is how the owner of a home runs its node.
-type Hosting struct {
-	// ListenAddrs are multiaddrs; empty for the default.
-	ListenAddrs []string `json:"listen_addrs,omitempty"`
-	// Network is who helps to find peers: lan or none.
-	Network string `json:"network,omitempty"`
-}
-
-// The networks.
-const (
-	NetworkLAN  = "lan"
-	NetworkNone = "none"
-)
-
-// Options are what a Server is made from.
-type Options struct {
-	Home    home.Dir
-	Hosting Hosting
-	// Inherit is how to host where Hosting does not say: as the owner before,
-	// whose tunnels are taken over.
-	Inherit Hosting
-	Version string
-	Log     *slog.Logger // if nil, nothing is logged
-}
-
-// hosting is how the node is run: as asked, else as inherited, else by default.
-func (o Options) hosting() Hosting {
-	h := o.Hosting
-	h.Network = cmp.Or(h.Network, o.Inherit.Network, NetworkLAN)
-	if len(h.ListenAddrs) == 0 {
-		h.ListenAddrs = o.Inherit.ListenAddrs
-	}
-	return h
-}
 
 // Server owns a home: its node, its tunnels, its control socket.
 type Server struct {
@@ -141,15 +105,21 @@ func (s *Server) startAccess(context.Context) error {
 }
 
 func (s *Server) startNode(ctx context.Context) error {
-	n, err := node.New(ctx, node.Config{
+	cfg := node.Config{
 		KeyPath:     s.opts.Home.Key(),
 		PortPath:    s.opts.Home.Port(),
+		KnownPath:   s.opts.Home.Addrs(),
 		ListenAddrs: s.opts.Hosting.ListenAddrs,
-		LAN:         s.opts.Hosting.Network != NetworkNone,
 		Trusted:     s.access.Known,
 		Named:       s.access.Named,
+		Relay:       s.relayService(),
+		PathChanged: s.pathChanged,
 		Log:         s.log,
-	})
+	}
+	if err := s.opts.Hosting.network(&cfg); err != nil {
+		return err
+	}
+	n, err := node.New(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -198,6 +168,11 @@ func (s *Server) peerRefused(peer, protocol string) {
 		reason = "nobody is let in: " + err.Error()
 	}
 	s.refused(peer, protocol, reason)
+}
+
+// pathChanged tells of the way to a peer.
+func (s *Server) pathChanged(peer string, path registry.Path, up bool) {
+	s.registry.Events.Publish(registry.PathEvent{Time: time.Now(), Peer: peer, Path: path, Up: up})
 }
 
 // refused tells of a peer that was not let in.

@@ -15,30 +15,34 @@ import (
 // Event is one line of a response that carries events. Which fields are set
 // depends on Event: ready, state, stream, refused, lost, end.
 type Event struct {
-	Event     string                 `json:"event"`
-	Kind      string                 `json:"kind,omitempty"`
-	ID        string                 `json:"id,omitempty"`
-	Protocol  string                 `json:"protocol,omitempty"`
-	Target    string                 `json:"target,omitempty"`
-	Bind      string                 `json:"bind,omitempty"`
-	Peer      string                 `json:"peer,omitempty"`
-	Addrs     []string               `json:"addrs,omitempty"`
-	Access    string                 `json:"access,omitempty"`  // open, closed
-	Allowed   int                    `json:"allowed,omitempty"` // peers
-	Invite    string                 `json:"invite,omitempty"`  // ready: its text, where asked for; redeemed: its id
-	Left      int                    `json:"left,omitempty"`    // uses
-	Until     time.Time              `json:"until,omitzero"`
-	Path      string                 `json:"path,omitempty"` // direct, relayed
-	Transport string                 `json:"transport,omitempty"`
-	Addr      string                 `json:"addr,omitempty"`
-	RTTms     float64                `json:"rtt_ms,omitempty"`
-	State     registry.State         `json:"state,omitempty"`
-	Reason    string                 `json:"reason,omitempty"`
-	Warning   string                 `json:"warning,omitempty"`
-	Op        string                 `json:"op,omitempty"`
-	Stream    *registry.StreamStatus `json:"stream,omitempty"`
-	Unsaid    int64                  `json:"unsaid,omitempty"`
-	Lost      uint64                 `json:"lost,omitempty"`
+	Event     string    `json:"event"`
+	Kind      string    `json:"kind,omitempty"`
+	ID        string    `json:"id,omitempty"`
+	Protocol  string    `json:"protocol,omitempty"`
+	Target    string    `json:"target,omitempty"`
+	Bind      string    `json:"bind,omitempty"`
+	Peer      string    `json:"peer,omitempty"`
+	Addrs     []string  `json:"addrs,omitempty"`
+	Access    string    `json:"access,omitempty"`  // open, closed
+	Allowed   int       `json:"allowed,omitempty"` // peers
+	Invite    string    `json:"invite,omitempty"`  // ready: its text, where asked for; redeemed: its id
+	Left      int       `json:"left,omitempty"`    // uses
+	Until     time.Time `json:"until,omitzero"`
+	Path      string    `json:"path,omitempty"` // direct, relayed
+	Transport string    `json:"transport,omitempty"`
+	Addr      string    `json:"addr,omitempty"`
+	RTTms     float64   `json:"rtt_ms,omitempty"`
+	Relay     string    `json:"relay,omitempty"` // by whom it is relayed
+	// What is left of the relay's limit.
+	LimitBytes   int64                  `json:"limit_bytes,omitempty"`
+	LimitSeconds int64                  `json:"limit_seconds,omitempty"`
+	State        registry.State         `json:"state,omitempty"`
+	Reason       string                 `json:"reason,omitempty"`
+	Warning      string                 `json:"warning,omitempty"`
+	Op           string                 `json:"op,omitempty"`
+	Stream       *registry.StreamStatus `json:"stream,omitempty"`
+	Unsaid       int64                  `json:"unsaid,omitempty"`
+	Lost         uint64                 `json:"lost,omitempty"`
 }
 
 // eventQueue bounds the events that wait for a slow reader.
@@ -252,15 +256,21 @@ func (s *Server) describePath(e *Event) {
 	if !ok {
 		return
 	}
-	e.Path, e.Transport, e.Addr = "direct", path.Transport, path.Addr
-	if path.Relayed {
-		e.Path = "relayed"
-	}
+	e.SetPath(path)
 	ctx, cancel := context.WithTimeout(s.ctx, lastWords)
 	defer cancel()
 	if rtt, _, err := s.node.Ping(ctx, e.Peer); err == nil {
 		e.RTTms = float64(rtt.Microseconds()) / 1000
 	}
+}
+
+// SetPath says which way it is.
+func (e *Event) SetPath(p registry.Path) {
+	e.Path, e.Transport, e.Addr, e.RTTms = "direct", p.Transport, p.Addr, p.RTTms
+	if p.Relayed {
+		e.Path, e.Relay = "relayed", p.Relay
+	}
+	e.LimitBytes, e.LimitSeconds = p.LimitBytes, p.LimitSeconds
 }
 
 // eventOf turns an event of the registry into a line; ours says whether it
@@ -277,6 +287,12 @@ func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
 	case registry.StreamEvent:
 		line = Event{Event: "stream", ID: e.Stream.Tunnel, Op: string(e.Op), Stream: &e.Stream}
 		return line, entry == nil || e.Stream.Tunnel == entry.Tunnel.ID
+	case registry.PathEvent:
+		line = Event{Event: "path", Peer: e.Peer}
+		if e.Up {
+			line.SetPath(e.Path)
+		}
+		return line, entry == nil || entry.Tunnel.Kind == registry.KindForward && entry.Status().Peer == e.Peer
 	case registry.RedeemedEvent:
 		line = Event{Event: "redeemed", Protocol: e.Protocol, Peer: e.Peer, Invite: e.Invite, Left: e.Left, Until: e.Until}
 		return line, entry == nil || entry.Tunnel.Kind == registry.KindListen && entry.Tunnel.Protocol == e.Protocol

@@ -200,7 +200,7 @@ func TestAStreamThatHangsInItsOpenHoldsUpNoOther(t *testing.T) {
 func TestAPeersReasonIsTold(t *testing.T) {
 	for code, told := range map[proto.Code]bool{
 		proto.CodeRefused: true, proto.CodeTargetDown: true, proto.CodeNoService: true,
-		proto.CodeRevoked: true, proto.CodePeerAway: true,
+		proto.CodeRevoked: true, proto.CodePeerAway: true, proto.CodeTooMany: true,
 		proto.CodeNone: false, proto.CodeReset: false, proto.CodeClosed: false,
 	} {
 		t.Run(code.String(), func(t *testing.T) {

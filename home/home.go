@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ const (
 	accessFile  = "access"
 	tunnelsFile = "tunnels.json"
 	peersFile   = "peers"
+	addrsFile   = "addresses.json"
+	toldFile    = "told" // what was said once
 	lockFile    = "lock"
 	socketFile  = "control.sock"
 	pathFile    = "control.path" // where the socket is, if not here
@@ -95,6 +98,20 @@ func (d Dir) Access() string { return d.join(accessFile) }
 
 // Tunnels is the file of kept tunnels.
 func (d Dir) Tunnels() string { return d.join(tunnelsFile) }
+
+// Addrs is the file of addresses that peers were reached at.
+func (d Dir) Addrs() string { return d.join(addrsFile) }
+
+// TellOnce says whether something is to be said now: it never was before, for
+// this home.
+func (d Dir) TellOnce(what string) bool {
+	data, err := ReadFile(d.join(toldFile))
+	if err == nil && slices.Contains(strings.Fields(string(data)), what) {
+		return false
+	}
+	_ = WriteFile(d.join(toldFile), append(data, what+"\n"...))
+	return true
+}
 
 // Peers is the file of peer names.
 func (d Dir) Peers() string { return d.join(peersFile) }

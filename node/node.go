@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -11,15 +13,17 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"p2ptun/proto"
@@ -43,6 +47,27 @@ type Config struct {
 	ListenAddrs []string
 	// LAN finds peers by mDNS, and is found.
 	LAN bool
+	// DHT finds peers beyond the LAN. If nil, there is none.
+	DHT *DHT
+	// Relays carry connections to this node, and to the peers that it wants.
+	Relays []peer.AddrInfo
+	// AutoRelay has libp2p choose relays from the DHT where this node can't be
+	// dialled.
+	AutoRelay bool
+	// MapPorts asks the router for a way in (UPnP, NAT-PMP), and other nodes
+	// whether there is one (AutoNAT v2).
+	MapPorts bool
+	// PSK closes the network to who does not have it (libp2p specs: pnet). QUIC
+	// does not know it and is off then. If nil, there is none.
+	PSK pnet.PSK
+	// Relay makes this node a relay. If nil, it is none.
+	Relay *RelayService
+	// KnownPath is the file of addresses that peers were reached at. If empty,
+	// none are remembered.
+	KnownPath string
+	// PathChanged is told when the way to a wanted peer, or to one with live
+	// streams, has changed; up is false where there is none. It must not block.
+	PathChanged func(peer string, path registry.Path, up bool)
 	// Trusted says which peers may hold many streams. It is called with locks
 	// of libp2p held: it must not call back into the Node.
 	Trusted func(peer string) bool
@@ -60,9 +85,16 @@ type Node struct {
 	host    host.Host
 	limits  *limiter
 	guard   *guard
-	lan     *lan // nil where the LAN is not asked
+	lan     *lan    // nil where the LAN is not asked
+	finder  *finder // nil without a DHT
+	slots   *reserver
+	prober  *prober
+	memory  *memory
+	traffic *metrics.BandwidthCounter // of a relay; else nil
+	relays  []peer.AddrInfo
 	trusted func(peer string) bool
 	named   func(peer string) bool
+	told    func(peer string, path registry.Path, up bool)
 
 	mu      sync.Mutex
 	closed  bool
@@ -71,6 +103,8 @@ type Node struct {
 	held    map[peer.ID]int     // by the number of live streams
 	sticky  map[peer.ID]struct{}
 	changes map[peer.ID]chan struct{} // closed when a peer comes, goes or is found
+	paths   map[peer.ID]registry.Path // that were told last
+	climbs  map[peer.ID]struct{}      // peers that are being dialled directly, since they are relayed
 
 	life     context.Context // ends with Close
 	end      context.CancelFunc
@@ -100,10 +134,20 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		held:    map[peer.ID]int{},
 		sticky:  map[peer.ID]struct{}{},
 		changes: map[peer.ID]chan struct{}{},
+		paths:   map[peer.ID]registry.Path{},
+		climbs:  map[peer.ID]struct{}{},
+		relays:  cfg.Relays,
+		told:    cfg.PathChanged,
 	}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	if n.told == nil {
+		n.told = func(string, registry.Path, bool) {}
+	}
+	n.memory = newMemory(cfg.KnownPath, n.log)
+	n.prober = newProber(n.log, n.neededConns)
+	n.slots = newReserver(n.log, n.Watch, n.addrsChanged)
 	n.limits = newLimiter(n.isTrusted)
 	n.guard = newGuard(n.isTrusted, n.log)
 	n.life, n.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -113,14 +157,32 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF:    func(_ network.Network, c network.Conn) { n.connected(c) },
-		DisconnectedF: func(_ network.Network, c network.Conn) { n.changed(c.RemotePeer()) },
+		DisconnectedF: func(_ network.Network, c network.Conn) { n.disconnected(c) },
 	})
 	if cfg.LAN {
 		n.lan = newLAN(n.host, n.log, n.changed)
 		n.lan.announce()
-		n.followAddrs()
+	}
+	if cfg.DHT != nil {
+		if err := n.startDHT(*cfg.DHT); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
+	n.followAddrs()
+	n.handlers.Go(func() { n.prober.serve(n.life) })
+	n.handlers.Go(func() { followNetwork(n.life, localIPs, n.moved) })
+	for _, relay := range cfg.Relays {
+		n.handlers.Go(func() { n.slots.serve(n.life, relay) })
 	}
 	return n, nil
+}
+
+func (n *Node) startDHT(cfg DHT) (err error) {
+	if n.finder, err = newFinder(n.host, cfg, n.log, n.found); err != nil {
+		return err
+	}
+	n.handlers.Go(func() { n.finder.serve(n.life) })
+	return nil
 }
 
 func (n *Node) startHost(ctx context.Context, cfg Config) error {
@@ -134,7 +196,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
-		addrs = defaultAddrs(port)
+		addrs = defaultAddrs(port, cfg.PSK == nil)
 	}
 	resources, err := newResourceManager(n.limits, n.guard)
 	if err != nil {
@@ -145,23 +207,26 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("connection manager: %w", err)
 	}
 	gate := &gate{guard: n.guard, most: n.limits.strangers, trusted: n.isTrusted}
-	n.host, err = libp2p.New(
+	opts := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
-		libp2p.Transport(tcp.NewTCPTransport),
-		libp2p.Transport(quic.NewTransport),
+		libp2p.Transport(newTCP),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionGater(gate),
 		libp2p.ConnectionManager(conns),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
+		libp2p.AddrsFactory(func(addrs []ma.Multiaddr) []ma.Multiaddr { return append(slices.Clone(addrs), n.slots.addrs()...) }),
+		libp2p.EnableHolePunching(),
 		libp2p.DisableMetrics(),
 		libp2p.UserAgent("p2ptun"),
-	)
+	}
+	n.host, err = libp2p.New(append(opts, n.reachOptions(cfg)...)...)
 	if err != nil {
 		return fmt.Errorf("start libp2p: %w", err)
 	}
+	n.slots.host = n.host
 	network := n.host.Network()
 	gate.network.Store(&network)
 	for range closers {
@@ -172,7 +237,27 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// followAddrs announces anew on the LAN when the addresses change.
+// reachOptions are those that depend on the network.
+func (n *Node) reachOptions(cfg Config) (opts []libp2p.Option) {
+	if cfg.PSK != nil {
+		opts = append(opts, libp2p.PrivateNetwork(cfg.PSK))
+	} else {
+		opts = append(opts, libp2p.Transport(quic.NewTransport))
+	}
+	if cfg.MapPorts {
+		opts = append(opts, libp2p.NATPortMap(), libp2p.EnableAutoNATv2())
+	}
+	if cfg.AutoRelay {
+		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(n.relayCandidates, autorelay.WithMinInterval(30*time.Second), autorelay.WithBootDelay(0)))
+	}
+	if cfg.Relay != nil {
+		n.traffic = metrics.NewBandwidthCounter()
+		opts = append(opts, libp2p.EnableRelayService(cfg.Relay.options()...), libp2p.ForceReachabilityPublic(), libp2p.EnableNATService(), libp2p.BandwidthReporter(n.traffic))
+	}
+	return opts
+}
+
+// followAddrs tells the LAN and the DHT when the addresses change.
 func (n *Node) followAddrs() {
 	sub, err := n.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
 	if err != nil {
@@ -182,9 +267,19 @@ func (n *Node) followAddrs() {
 	n.events = sub
 	n.handlers.Go(func() {
 		for range sub.Out() {
-			n.lan.announce()
+			n.addrsChanged()
 		}
 	})
+}
+
+// addrsChanged tells where this node can be found now.
+func (n *Node) addrsChanged() {
+	if n.lan != nil {
+		n.lan.announce()
+	}
+	if n.finder != nil {
+		n.finder.move()
+	}
 }
 
 // Close ends all connections and returns when nothing of the node runs any
@@ -200,7 +295,11 @@ func (n *Node) Close() error {
 	if n.lan != nil {
 		n.lan.close()
 	}
-	err := n.host.Close()
+	var err error
+	if n.finder != nil {
+		err = n.finder.close()
+	}
+	err = errors.Join(err, n.host.Close())
 	n.handlers.Wait()
 	return err
 }
@@ -218,13 +317,13 @@ func (n *Node) Addrs() []string {
 	return addrs
 }
 
-// isTrusted: the peers that this node's own forwards go to are trusted as
-// well as those that are let in.
+// isTrusted: the peers that this node's own forwards go to, and its relays,
+// are trusted as well as those that are let in.
 func (n *Node) isTrusted(p peer.ID) bool {
 	n.mu.Lock()
 	_, wanted := n.wanted[p]
 	n.mu.Unlock()
-	return wanted || n.trusted != nil && n.trusted(p.String())
+	return wanted || n.isRelay(p) || n.trusted != nil && n.trusted(p.String())
 }
 
 // connected also ends a connection of a peer that was banned while it was made.
@@ -234,6 +333,13 @@ func (n *Node) connected(c network.Conn) {
 	}
 	n.refreshLimit(c.RemotePeer())
 	n.changed(c.RemotePeer())
+	n.follow(c)
+}
+
+func (n *Node) disconnected(c network.Conn) {
+	n.prober.forget(c)
+	n.changed(c.RemotePeer())
+	n.tellPath(c.RemotePeer())
 }
 
 // changed wakes those who wait for something of a peer.
@@ -277,7 +383,7 @@ func (n *Node) Handle(f func(registry.Incoming)) {
 			Peer:     s.Conn().RemotePeer().String(),
 			Protocol: string(s.Protocol()),
 			Path:     pathOf(s.Conn()),
-			End:      &streamEnd{Stream: s, node: n},
+			End:      n.newStreamEnd(s),
 		}
 		if !n.begin() {
 			_ = s.ResetWithError(network.StreamErrorCode(proto.CodeStopped))

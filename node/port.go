@@ -13,10 +13,13 @@ import (
 
 // defaultAddrs are where the node listens unless told otherwise: TCP and QUIC,
 // IPv4 and IPv6, on one port.
-func defaultAddrs(port int) []string {
+func defaultAddrs(port int, withQUIC bool) []string {
 	var addrs []string
 	for _, ip := range []string{"/ip4/0.0.0.0", "/ip6/::"} {
-		addrs = append(addrs, fmt.Sprintf("%s/tcp/%d", ip, port), fmt.Sprintf("%s/udp/%d/quic-v1", ip, port))
+		addrs = append(addrs, fmt.Sprintf("%s/tcp/%d", ip, port))
+		if withQUIC {
+			addrs = append(addrs, fmt.Sprintf("%s/udp/%d/quic-v1", ip, port))
+		}
 	}
 	return addrs
 }

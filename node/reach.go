@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -157,48 +159,142 @@ func (n *Node) hold(p peer.ID, by int) {
 	}
 }
 
-// Connect reaches a peer: over a standing connection, by the addresses that
-// are wanted for it, by what the LAN says. It goes on trying until ctx ends,
-// or for patience after the last thing that could be tried has failed.
+// Connect reaches a peer: over a standing connection, or by all addresses that
+// are given or known for it, that the LAN and the DHT say, and through our
+// relays, at once. It goes on trying until ctx ends, or for patience after the
+// last thing that could be tried has failed.
 func (n *Node) Connect(ctx context.Context, id string, patience time.Duration) error {
 	p, err := peer.Decode(id)
 	if err != nil {
 		return fmt.Errorf("peer %s: %w", id, err)
 	}
-	deadline := time.Now().Add(patience)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a := &approach{n: n, peer: p, results: make(chan error, maxDials)}
+	return a.run(ctx, id, time.Now().Add(patience))
+}
+
+// settleLimit is how long a connected peer may take to say what it is.
+const settleLimit = time.Second
+
+// maxDials bounds the dials to one peer at the same time: one more for each
+// time that an address was found meanwhile.
+const maxDials = 8
+
+// approach is one Connect.
+type approach struct {
+	n       *Node
+	peer    peer.ID
+	results chan error
+	dials   int // under way
+	last    error
+}
+
+func (a *approach) run(ctx context.Context, id string, deadline time.Time) error {
+	searching := a.n.search(a.peer)
+	a.dial(ctx)
 	for {
-		up, changed := n.Watch(id)
+		up, changed := a.n.Watch(id)
 		if up {
+			a.settle(ctx)
 			return nil
 		}
-		err := n.dial(ctx, p)
-		if err == nil {
-			return nil
-		}
-		if left := time.Until(deadline); left <= 0 || ctx.Err() != nil {
-			return err
+		var again <-chan time.Time
+		if a.dials == 0 && searching == nil {
+			left := time.Until(deadline)
+			if left <= 0 {
+				return a.last
+			}
+			again = time.After(min(redial, left))
 		}
 		select {
+		case err := <-a.results:
+			a.dials, a.last = a.dials-1, err
+			if err == nil {
+				return nil
+			}
+		case <-searching:
+			searching = nil
 		case <-changed:
-		case <-time.After(min(redial, time.Until(deadline))):
+			if !a.n.isConnected(a.peer) {
+				a.dial(ctx) // with what was found; libp2p joins it to the dials under way
+			}
+		case <-again:
+			searching = a.n.search(a.peer)
+			a.dial(ctx)
 		case <-ctx.Done():
-			return err
+			return cmp.Or(a.last, ctx.Err())
 		}
+	}
+}
+
+// settle waits a moment for a dial that is about to return: it does so when
+// the peers have told each other what they are.
+func (a *approach) settle(ctx context.Context) {
+	if a.dials == 0 {
+		return
+	}
+	select {
+	case <-a.results:
+	case <-time.After(settleLimit):
+	case <-ctx.Done():
+	}
+}
+
+func (a *approach) dial(ctx context.Context) {
+	if a.dials >= maxDials {
+		return
+	}
+	a.dials++
+	go func() { a.results <- a.n.dial(ctx, a.peer) }()
+}
+
+// search asks who may know where a peer is. The channel is closed when there is
+// nothing to wait for any more; nil where there never was.
+func (n *Node) search(p peer.ID) <-chan struct{} {
+	if n.lan != nil {
+		n.lan.ask()
+	}
+	if n.finder == nil {
+		return nil
+	}
+	return n.finder.search(n.life, p)
+}
+
+// found takes what the DHT says of a peer.
+func (n *Node) found(info peer.AddrInfo) {
+	n.host.Peerstore().AddAddrs(info.ID, info.Addrs, foundTTL)
+	n.changed(info.ID)
+}
+
+// retry has those who wait for a peer try again at once.
+func (n *Node) retry() {
+	n.mu.Lock()
+	var waiting []peer.ID
+	for p := range n.changes {
+		waiting = append(waiting, p)
+	}
+	n.mu.Unlock()
+	for _, p := range waiting {
+		n.clearBackoff(p)
+		n.changed(p)
+	}
+}
+
+// clearBackoff: our callers pause themselves.
+func (n *Node) clearBackoff(p peer.ID) {
+	if s, ok := n.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(p)
 	}
 }
 
 // dial tries once.
 func (n *Node) dial(ctx context.Context, p peer.ID) error {
-	if n.lan != nil {
-		n.lan.ask()
-	}
 	n.refreshAddrs(p)
 	if len(n.host.Peerstore().Addrs(p)) == 0 {
 		return ErrNoAddress
 	}
-	if s, ok := n.host.Network().(*swarm.Swarm); ok {
-		s.Backoff().Clear(p) // our callers back off themselves
-	}
+	n.clearBackoff(p)
 	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
 		return dialError{err}
@@ -224,24 +320,36 @@ func (e dialError) Error() string {
 
 func (e dialError) Unwrap() error { return e.error }
 
-// refreshAddrs puts the wanted addresses, and what the LAN says, where libp2p
-// dials from; identify may have thrown them out.
+// refreshAddrs puts the wanted addresses, those that were good before, what the
+// LAN says and the ways through our relays where libp2p dials from; identify
+// may have thrown them out.
 func (n *Node) refreshAddrs(p peer.ID) {
-	n.mu.Lock()
-	var given []ma.Multiaddr
-	if w := n.wanted[p]; w != nil {
-		for _, use := range w.addrs {
-			given = append(given, use.addr)
+	addrs := n.givenAddrs(p)
+	addrs = append(addrs, n.memory.lookup(p)...)
+	if n.lan != nil {
+		if info, ok := n.lan.lookup(p); ok {
+			addrs = append(addrs, info.Addrs...)
 		}
 	}
-	n.mu.Unlock()
-	n.host.Peerstore().AddAddrs(p, given, foundTTL)
-	if n.lan == nil {
-		return
+	for _, r := range n.relays {
+		for _, a := range r.Addrs {
+			if r.ID != p {
+				addrs = append(addrs, circuitAddr(a, r.ID))
+			}
+		}
 	}
-	if info, ok := n.lan.lookup(p); ok {
-		n.host.Peerstore().AddAddrs(p, info.Addrs, foundTTL)
+	n.host.Peerstore().AddAddrs(p, addrs, foundTTL)
+}
+
+func (n *Node) givenAddrs(p peer.ID) (addrs []ma.Multiaddr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w := n.wanted[p]; w != nil {
+		for _, use := range w.addrs {
+			addrs = append(addrs, use.addr)
+		}
 	}
+	return addrs
 }
 
 // Open opens a stream to a connected peer, as Kubo's `ipfs p2p` does: nothing
@@ -253,7 +361,7 @@ func (n *Node) Open(ctx context.Context, id, name string) (registry.End, registr
 	if err != nil {
 		return nil, registry.Path{}, err
 	}
-	return n.newDialled(ctx, s), pathOf(s.Conn()), nil
+	return n.newDialled(ctx, s), n.describe(s.Conn()), nil
 }
 
 func (n *Node) open(ctx context.Context, id string, name protocol.ID) (network.Stream, error) {
@@ -399,7 +507,7 @@ func (n *Node) Path(id string) (registry.Path, bool) {
 	if best == nil {
 		return registry.Path{}, false
 	}
-	return pathOf(best), true
+	return n.describe(best), true
 }
 
 func better(a, b network.Conn) bool {
@@ -417,12 +525,16 @@ func better(a, b network.Conn) bool {
 type PeerStatus struct {
 	Peer      string  `json:"peer"`
 	Path      string  `json:"path"` // direct, relayed
+	Relay     string  `json:"relay,omitempty"`
 	Transport string  `json:"transport"`
 	Addr      string  `json:"addr"`
 	RTTms     float64 `json:"rtt_ms,omitempty"` // 0: not measured yet
+	// What is left of the relay's limit; 0 where there is none.
+	LimitBytes   int64 `json:"limit_bytes,omitempty"`
+	LimitSeconds int64 `json:"limit_seconds,omitempty"`
 }
 
-// Peers lists the connected peers.
+// Peers lists the connected peers, by their IDs.
 func (n *Node) Peers() []PeerStatus {
 	peers := []PeerStatus{}
 	for _, p := range n.host.Network().Peers() {
@@ -430,12 +542,18 @@ func (n *Node) Peers() []PeerStatus {
 		if !ok {
 			continue
 		}
-		s := PeerStatus{Peer: p.String(), Path: "direct", Transport: path.Transport, Addr: path.Addr}
+		s := PeerStatus{
+			Peer: p.String(), Path: "direct", Relay: path.Relay, Transport: path.Transport, Addr: path.Addr,
+			RTTms: path.RTTms, LimitBytes: path.LimitBytes, LimitSeconds: path.LimitSeconds,
+		}
 		if path.Relayed {
 			s.Path = "relayed"
 		}
-		s.RTTms = float64(n.host.Peerstore().LatencyEWMA(p).Microseconds()) / 1000
+		if s.RTTms == 0 {
+			s.RTTms = float64(n.host.Peerstore().LatencyEWMA(p).Microseconds()) / 1000
+		}
 		peers = append(peers, s)
 	}
+	slices.SortFunc(peers, func(a, b PeerStatus) int { return strings.Compare(a.Peer, b.Peer) })
 	return peers
 }

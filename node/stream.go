@@ -27,6 +27,7 @@ type streamEnd struct {
 	// it has ended. Only Read uses it.
 	negotiateBy time.Time
 	node        *Node
+	traffic     *traffic    // of its connection
 	ended       atomic.Bool // by a peer that takes any end for the end of both ways
 }
 
@@ -36,16 +37,23 @@ const deafLimit = 10 * time.Second
 
 var _ registry.End = (*streamEnd)(nil)
 
+func (n *Node) newStreamEnd(s network.Stream) *streamEnd {
+	return &streamEnd{Stream: s, node: n, traffic: n.prober.of(s.Conn())}
+}
+
 // newDialled wraps a stream that this side has opened. libp2p negotiates a
 // known protocol lazily, in a wrapper of its own: a swarm's bare stream has
 // been negotiated.
 func (n *Node) newDialled(ctx context.Context, s network.Stream) *streamEnd {
-	end := &streamEnd{Stream: s, node: n}
+	end := n.newStreamEnd(s)
 	if _, negotiated := s.(*swarm.Stream); !negotiated {
 		end.negotiateBy, _ = ctx.Deadline()
 	}
 	return end
 }
+
+// Path is that of the stream's own connection, at this moment.
+func (s *streamEnd) Path() registry.Path { return s.node.describe(s.Conn()) }
 
 func (s *streamEnd) Read(b []byte) (int, error) {
 	if !s.negotiateBy.IsZero() {
@@ -54,6 +62,7 @@ func (s *streamEnd) Read(b []byte) (int, error) {
 		}
 	}
 	n, err := s.Stream.Read(b)
+	s.traffic.in.Add(int64(n))
 	if err == io.EOF && s.node.endsBothWays(s.Conn().RemotePeer()) {
 		s.ended.Store(true)
 		_ = s.SetWriteDeadline(time.Now().Add(deafLimit))
@@ -77,6 +86,7 @@ func (s *streamEnd) Write(b []byte) (int, error) {
 		_ = s.SetWriteDeadline(time.Now().Add(deafLimit))
 	}
 	n, err := s.Stream.Write(b)
+	s.traffic.out.Add(int64(n))
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() && s.ended.Load() {
 		return n, err // takes no more, and was not reset: see registry.End
@@ -124,17 +134,6 @@ func isNotSupported(err error) bool {
 	var se *network.StreamError
 	return errors.As(err, &ns) ||
 		errors.As(err, &se) && se.Remote && se.ErrorCode == network.StreamProtocolNegotiationFailed
-}
-
-// pathOf reads a stream's path from its own connection.
-func pathOf(c network.Conn) registry.Path {
-	remote := c.RemoteMultiaddr()
-	p := registry.Path{Transport: transportOf(remote), Addr: remote.String(), Local: c.LocalMultiaddr().String()}
-	if isRelayed(remote) {
-		p.Relayed = true
-		p.Relay, _ = remote.ValueForProtocol(ma.P_P2P)
-	}
-	return p
 }
 
 func transportOf(a ma.Multiaddr) string {

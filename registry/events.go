@@ -12,7 +12,7 @@ import (
 )
 
 // Event is what a Dispatcher carries: TunnelEvent, StreamEvent, RefusedEvent,
-// RedeemedEvent.
+// RedeemedEvent, PathEvent.
 type Event interface{ isEvent() }
 
 // TunnelEvent says that a tunnel's state changed.
@@ -59,6 +59,15 @@ type RedeemedEvent struct {
 	Until    time.Time `json:"until"`
 }
 
+// PathEvent says that the way to a peer has changed, which new streams take;
+// those that live stay on their own.
+type PathEvent struct {
+	Time time.Time `json:"time"`
+	Peer string    `json:"peer"`
+	Path Path      `json:"path"`
+	Up   bool      `json:"up"` // false: there is none
+}
+
 // QuietEvent is every Event but the two that each stream makes.
 type QuietEvent interface {
 	Event
@@ -68,11 +77,13 @@ type QuietEvent interface {
 func (TunnelEvent) isQuiet()   {}
 func (RefusedEvent) isQuiet()  {}
 func (RedeemedEvent) isQuiet() {}
+func (PathEvent) isQuiet()     {}
 
 func (TunnelEvent) isEvent()   {}
 func (StreamEvent) isEvent()   {}
 func (RefusedEvent) isEvent()  {}
 func (RedeemedEvent) isEvent() {}
+func (PathEvent) isEvent()     {}
 
 // MaxSubscribers bounds the subscribers of one Dispatcher.
 const MaxSubscribers = 256

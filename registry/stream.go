@@ -13,7 +13,14 @@ type Path struct {
 	Relay     string `json:"relay,omitempty"` // the relay's peer ID
 	Transport string `json:"transport"`       // tcp, quic
 	Addr      string `json:"addr"`            // the peer's, or the relay's, multiaddr
-	Local     string `json:"-"`               // this node's own end of the connection, a multiaddr
+	// RTTms is the last round trip that was measured on that connection; 0 for
+	// none yet.
+	RTTms float64 `json:"rtt_ms,omitempty"`
+	// What is left of a relay's limit when this was asked; 0 where there is
+	// none.
+	LimitBytes   int64  `json:"limit_bytes,omitempty"`
+	LimitSeconds int64  `json:"limit_seconds,omitempty"`
+	Local        string `json:"-"` // this node's own end of the connection, a multiaddr
 }
 
 // Incoming is a stream that a peer has opened. Its receiver owns End.
@@ -73,11 +80,20 @@ func (s *Stream) ID() uint64 { return s.id }
 // Entry is the tunnel that the stream belongs to.
 func (s *Stream) Entry() *Entry { return s.entry }
 
+// pathNow is the path with what changes: the round trip, what is left of a
+// limit. An End that runs over a network knows it.
+func (s *Stream) pathNow() Path {
+	if end, ok := s.remote.(interface{ Path() Path }); ok {
+		return end.Path()
+	}
+	return s.Path
+}
+
 // Status is the stream at this moment.
 func (s *Stream) Status() StreamStatus {
 	st := StreamStatus{
 		ID: s.id, Tunnel: s.entry.Tunnel.ID, Kind: s.entry.Tunnel.Kind, Protocol: s.entry.Tunnel.Protocol,
-		Peer: s.Peer, Origin: s.Origin, Path: s.Path, Opened: s.opened,
+		Peer: s.Peer, Origin: s.Origin, Path: s.pathNow(), Opened: s.opened,
 		BytesIn: s.in.n.Load(), BytesOut: s.out.n.Load(),
 	}
 	s.mu.Lock()

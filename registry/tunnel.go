@@ -115,6 +115,9 @@ type TunnelStatus struct {
 	Bind     string `json:"bind,omitempty"`
 	Target   string `json:"target,omitempty"`
 	Peer     string `json:"peer,omitempty"`
+	// Path is the way that a new stream of a forward takes; nil while there is
+	// none. Whoever knows the network fills it in.
+	Path     *Path  `json:"path,omitempty"`
 	Access   string `json:"access,omitempty"`
 	State    State  `json:"state"`
 	Reason   string `json:"reason"` // of the state; then what limits did, after "; "

@@ -1,0 +1,222 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"p2ptun/registry"
+)
+
+// climbAfter are the pauses before the attempts to reach a relayed peer
+// directly; the last goes on. Hole punching, which the peer begins, has about
+// five seconds before the first: what it needs is not dialled meanwhile.
+var climbAfter = []time.Duration{5 * time.Second, 15 * time.Second, time.Minute}
+
+// lanClimb is the first pause where the LAN says where the peer is.
+const lanClimb = 200 * time.Millisecond
+
+// climbLimit bounds one such attempt.
+const climbLimit = 15 * time.Second
+
+// follow does what a new connection calls for.
+func (n *Node) follow(c network.Conn) {
+	p := c.RemotePeer()
+	if !n.isNeeded(p) {
+		return
+	}
+	relayed := isRelayed(c.RemoteMultiaddr())
+	if !relayed && c.Stat().Direction == network.DirOutbound && n.isWanted(p) {
+		n.memory.good(p, c.RemoteMultiaddr())
+	}
+	if relayed && c.Stat().Direction == network.DirOutbound {
+		n.climb(p)
+	}
+	n.tellPath(p)
+}
+
+// climb dials a peer directly, again and again, while it is only relayed.
+func (n *Node) climb(p peer.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, already := n.climbs[p]; already || n.closed {
+		return
+	}
+	n.climbs[p] = struct{}{}
+	n.handlers.Go(func() {
+		n.climbUp(p)
+		n.mu.Lock()
+		delete(n.climbs, p)
+		n.mu.Unlock()
+	})
+}
+
+func (n *Node) climbUp(p peer.ID) {
+	for try := 0; n.onlyRelayed(p) && n.isNeeded(p); try++ {
+		pause := climbAfter[min(try, len(climbAfter)-1)]
+		if n.lan != nil && try == 0 {
+			if _, near := n.lan.lookup(p); near {
+				pause = lanClimb
+			}
+		}
+		select {
+		case <-time.After(pause):
+		case <-n.life.Done():
+			return
+		}
+		if !n.onlyRelayed(p) {
+			return
+		}
+		n.refreshAddrs(p)
+		ctx, cancel := context.WithTimeout(network.WithForceDirectDial(n.life, "leave the relay"), climbLimit)
+		err := n.host.Connect(ctx, peer.AddrInfo{ID: p})
+		cancel()
+		n.log.Debug("dial a relayed peer directly", "peer", p, "err", err)
+	}
+}
+
+// onlyRelayed says that there are connections to a peer, and all of them go
+// through relays.
+func (n *Node) onlyRelayed(p peer.ID) bool {
+	conns := n.host.Network().ConnsToPeer(p)
+	return len(conns) > 0 && !slices.ContainsFunc(conns, func(c network.Conn) bool { return !isRelayed(c.RemoteMultiaddr()) })
+}
+
+func (n *Node) isWanted(p peer.ID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, wanted := n.wanted[p]
+	return wanted
+}
+
+// isNeeded says that a tunnel or a live stream depends on that peer.
+func (n *Node) isNeeded(p peer.ID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, wanted := n.wanted[p]
+	return wanted || n.held[p] > 0
+}
+
+func (n *Node) isRelay(p peer.ID) bool {
+	return slices.ContainsFunc(n.relays, func(r peer.AddrInfo) bool { return r.ID == p })
+}
+
+// neededConns are the connections that something depends on: those of needed
+// peers, and of relays.
+func (n *Node) neededConns() (conns []network.Conn) {
+	for _, c := range n.host.Network().Conns() {
+		if p := c.RemotePeer(); n.isNeeded(p) || n.isRelay(p) {
+			conns = append(conns, c)
+		}
+	}
+	return conns
+}
+
+// tellPath tells when the way to a needed peer has changed.
+func (n *Node) tellPath(p peer.ID) {
+	if !n.isNeeded(p) {
+		n.mu.Lock()
+		delete(n.paths, p)
+		n.mu.Unlock()
+		return
+	}
+	path, up := n.Path(p.String())
+	n.mu.Lock()
+	last, had := n.paths[p]
+	same := had == up && (!up || last.Relayed == path.Relayed && last.Relay == path.Relay && last.Transport == path.Transport && last.Addr == path.Addr)
+	if up {
+		n.paths[p] = path
+	} else {
+		delete(n.paths, p)
+	}
+	n.mu.Unlock()
+	if !same {
+		n.told(p.String(), path, up)
+	}
+}
+
+// pathOf reads a stream's path from its own connection.
+func pathOf(c network.Conn) registry.Path {
+	remote := c.RemoteMultiaddr()
+	p := registry.Path{Transport: transportOf(remote), Addr: remote.String(), Local: c.LocalMultiaddr().String()}
+	if isRelayed(remote) {
+		p.Relayed = true
+		p.Relay, _ = remote.ValueForProtocol(ma.P_P2P)
+	}
+	return p
+}
+
+// describe is pathOf with what changes: the round trip, and what is left of a
+// relay's limit.
+func (n *Node) describe(c network.Conn) registry.Path {
+	p := pathOf(c)
+	p.RTTms = float64(n.prober.rtt(c).Microseconds()) / 1000
+	stat := c.Stat()
+	if bytes, ok := stat.Extra[client.StatLimitData].(uint64); ok && bytes > 0 {
+		used := n.prober.of(c).snapshot()
+		p.LimitBytes = max(1, int64(bytes)-max(used.in, used.out))
+	}
+	if d, ok := stat.Extra[client.StatLimitDuration].(time.Duration); ok && d > 0 {
+		p.LimitSeconds = max(1, int64((d-time.Since(stat.Opened))/time.Second))
+	}
+	return p
+}
+
+// relayCandidates are peers of the DHT that may carry for us.
+func (n *Node) relayCandidates(ctx context.Context, num int) <-chan peer.AddrInfo {
+	out := make(chan peer.AddrInfo, num)
+	defer close(out)
+	for _, p := range n.host.Network().Peers() {
+		if len(out) == cap(out) {
+			break
+		}
+		if has, err := n.host.Peerstore().SupportsProtocols(p, proto.ProtoIDv2Hop); err == nil && len(has) > 0 {
+			out <- n.host.Peerstore().PeerInfo(p)
+		}
+	}
+	return out
+}
+
+// Relays lists this node's relays.
+func (n *Node) Relays() []RelayStatus { return n.slots.list() }
+
+// Accounts lists what this node has carried for each peer, as a relay.
+func (n *Node) Accounts() []PeerTraffic {
+	if n.traffic == nil {
+		return nil
+	}
+	return accounts(n.traffic)
+}
+
+// Reachability says whether others can dial this node, as AutoNAT v2 found:
+// public, private or unknown.
+func (n *Node) Reachability() string {
+	h, ok := n.host.(interface {
+		ConfirmedAddrs() (reachable, unreachable, unknown []ma.Multiaddr)
+	})
+	if !ok {
+		return "unknown"
+	}
+	reachable, unreachable, _ := h.ConfirmedAddrs()
+	switch {
+	case len(reachable) > 0:
+		return "public"
+	case len(unreachable) > 0:
+		return "private"
+	}
+	return "unknown"
+}
+
+// DHTSize is how many nodes of the DHT are known; -1 without one.
+func (n *Node) DHTSize() int {
+	if n.finder == nil {
+		return -1
+	}
+	return n.finder.known()
+}

@@ -1,0 +1,203 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// Reservations: a relay carries connections to who has a slot there (libp2p
+// specs: circuit relay v2). libp2p's AutoRelay makes them once it is sure that
+// the node is private; a relay that somebody has named is used at once here,
+// and whether the node is public makes no difference: its own addresses stay.
+
+const (
+	// reserveLimit bounds one attempt; every longAttempt-th may take longLimit,
+	// for a relay far away. A short limit is what finds one that has come back.
+	reserveLimit = 3 * time.Second
+	longLimit    = 12 * time.Second
+	longAttempt  = 4
+	// reservePause is between attempts that failed.
+	reservePause = time.Second
+	// reserveEarly is how long before its end a reservation is made anew.
+	reserveEarly = 5 * time.Minute
+	// relayTag keeps the connection to a relay from being trimmed.
+	relayTag = "p2ptun relay"
+	// circuitsEach bounds the addresses through one relay.
+	circuitsEach = 2
+)
+
+// reserver holds a slot at each relay that it serves.
+type reserver struct {
+	host    host.Host
+	log     *slog.Logger
+	watch   func(id string) (up bool, changed <-chan struct{})
+	changed func() // the addresses may have changed
+
+	mu   sync.Mutex
+	held map[peer.ID]RelayStatus
+	tell chan struct{} // closed when held changes
+}
+
+// RelayStatus is a relay of this node, for `status`.
+type RelayStatus struct {
+	Relay string `json:"relay"`
+	// Reserved: it carries connections to this node now. Error is why not.
+	Reserved bool   `json:"reserved"`
+	Error    string `json:"error,omitempty"`
+	// Limits of one relayed connection; zero for none.
+	LimitSeconds int64     `json:"limit_seconds,omitempty"`
+	LimitBytes   uint64    `json:"limit_bytes,omitempty"`
+	Until        time.Time `json:"until,omitzero"`
+
+	addrs []ma.Multiaddr
+}
+
+// newReserver makes one whose host is set before serve is called.
+func newReserver(log *slog.Logger, watch func(string) (bool, <-chan struct{}), changed func()) *reserver {
+	return &reserver{log: log, watch: watch, changed: changed, held: map[peer.ID]RelayStatus{}, tell: make(chan struct{})}
+}
+
+// serve keeps a slot at one relay until ctx ends.
+func (r *reserver) serve(ctx context.Context, relay peer.AddrInfo) {
+	r.host.ConnManager().Protect(relay.ID, relayTag)
+	defer r.host.ConnManager().Unprotect(relay.ID, relayTag)
+	for attempt := 1; ctx.Err() == nil; attempt++ {
+		slot, err := r.reserve(ctx, relay, attempt)
+		if err != nil {
+			r.set(relay.ID, RelayStatus{Error: err.Error()})
+			r.pause(ctx, relay.ID, attempt)
+			continue
+		}
+		attempt = 0
+		r.set(relay.ID, r.describe(relay, slot))
+		r.keep(ctx, relay.ID, slot.Expiration)
+	}
+	r.set(relay.ID, RelayStatus{Error: "stopped"})
+}
+
+func (r *reserver) reserve(ctx context.Context, relay peer.AddrInfo, attempt int) (*client.Reservation, error) {
+	limit := reserveLimit
+	if attempt%longAttempt == 0 {
+		limit = longLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if s, ok := r.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(relay.ID)
+	}
+	r.host.Peerstore().AddAddrs(relay.ID, relay.Addrs, peerstore.PermanentAddrTTL)
+	ctx = network.WithForceDirectDial(ctx, "relay")
+	if err := r.host.Connect(ctx, peer.AddrInfo{ID: relay.ID}); err != nil {
+		return nil, dialError{err}
+	}
+	slot, err := client.Reserve(ctx, r.host, peer.AddrInfo{ID: relay.ID})
+	if err != nil {
+		return nil, fmt.Errorf("relay %s: %w", relay.ID, err)
+	}
+	return slot, nil
+}
+
+// pause waits before the next attempt; a connection that comes ends it. What a
+// relay refuses is asked for less and less often.
+func (r *reserver) pause(ctx context.Context, relay peer.ID, attempt int) {
+	pause := reservePause
+	up, changed := r.watch(relay.String())
+	if up {
+		pause = min(reservePause<<min(attempt, 6), time.Minute)
+	}
+	select {
+	case <-changed:
+	case <-time.After(pause):
+	case <-ctx.Done():
+	}
+}
+
+// keep returns when the slot is to be made anew: it ends soon, or the
+// connection to the relay is lost, and the slot with it.
+func (r *reserver) keep(ctx context.Context, relay peer.ID, until time.Time) {
+	left := time.Until(until)
+	again := time.After(max(left-reserveEarly, left/2))
+	for {
+		up, changed := r.watch(relay.String())
+		if !up {
+			r.set(relay, RelayStatus{Error: "connection lost"})
+			return
+		}
+		select {
+		case <-changed:
+		case <-again:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *reserver) describe(relay peer.AddrInfo, slot *client.Reservation) RelayStatus {
+	s := RelayStatus{Reserved: true, LimitSeconds: int64(slot.LimitDuration / time.Second), LimitBytes: slot.LimitData, Until: slot.Expiration}
+	vouched := slices.DeleteFunc(slices.Clone(slot.Addrs), func(a ma.Multiaddr) bool { return !farAddr(a) })
+	for _, a := range slices.Concat(relay.Addrs, vouched) {
+		transport, _ := peer.SplitAddr(a)
+		if len(transport) == 0 || has(transport, ma.P_CIRCUIT) || len(s.addrs) >= circuitsEach {
+			continue
+		}
+		if c := circuitAddr(transport, relay.ID); !ma.Contains(s.addrs, c) {
+			s.addrs = append(s.addrs, c)
+		}
+	}
+	return s
+}
+
+// circuitAddr is the address through a relay.
+func circuitAddr(relayAddr ma.Multiaddr, relay peer.ID) ma.Multiaddr {
+	return relayAddr.Encapsulate(ma.StringCast("/p2p/" + relay.String() + "/p2p-circuit"))
+}
+
+func (r *reserver) set(relay peer.ID, s RelayStatus) {
+	s.Relay = relay.String()
+	r.mu.Lock()
+	was := r.held[relay]
+	r.held[relay] = s
+	close(r.tell)
+	r.tell = make(chan struct{})
+	r.mu.Unlock()
+	if was.Reserved != s.Reserved || !slices.EqualFunc(was.addrs, s.addrs, ma.Multiaddr.Equal) {
+		r.log.Info("relay", "relay", relay, "reserved", s.Reserved, "err", s.Error)
+		r.changed()
+	}
+}
+
+// addrs are this node's addresses through its relays.
+func (r *reserver) addrs() (addrs []ma.Multiaddr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.held {
+		addrs = append(addrs, s.addrs...)
+	}
+	return addrs
+}
+
+// list is each relay, by its ID.
+func (r *reserver) list() []RelayStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := []RelayStatus{}
+	for _, s := range r.held {
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b RelayStatus) int { return strings.Compare(a.Relay, b.Relay) })
+	return list
+}
