@@ -17,6 +17,7 @@ const (
 	CodeClosed     Code = 0x2106 // the owner closed the stream or its tunnel
 	CodeRevoked    Code = 0x2107 // the peer's access was taken away
 	CodeStopped    Code = 0x2108 // the node stopped
+	CodeRestarted  Code = 0x210b // local only: the peer has started anew and knows the connection no more
 	CodePeerAway   Code = 0x2109 // local only: no way to the peer at the moment
 	CodeTooMany    Code = 0x210a // over a limit of live connections
 )
@@ -31,6 +32,7 @@ var codeText = map[Code]string{
 	CodeClosed:     "closed by the owner",
 	CodeRevoked:    "access revoked",
 	CodeStopped:    "node stopped",
+	CodeRestarted:  "peer restarted",
 	CodePeerAway:   "peer away",
 	CodeTooMany:    "too many connections",
 }

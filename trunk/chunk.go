@@ -1,0 +1,82 @@
+package trunk
+
+import "sync"
+
+// chunk holds bytes that were written to the pipe and not acknowledged yet,
+// with room for a frame's header in front, so that they go out as they are.
+type chunk struct {
+	start uint64 // offset of the first byte
+	n     int
+	buf   [headerSize + maxData]byte
+}
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
+
+func newChunk(start uint64) *chunk {
+	c := chunks.Get().(*chunk)
+	c.start, c.n = start, 0
+	return c
+}
+
+func (c *chunk) end() uint64 { return c.start + uint64(c.n) }
+
+// fill takes as much of b as there is room for.
+func (c *chunk) fill(b []byte) int {
+	n := copy(c.buf[headerSize+c.n:], b)
+	c.n += n
+	return n
+}
+
+// from is what the chunk holds from an offset in it on.
+func (c *chunk) from(offset uint64) []byte {
+	return c.buf[headerSize+int(offset-c.start) : headerSize+c.n]
+}
+
+// history is the bytes from the oldest that is not acknowledged to the newest.
+type history struct {
+	list []*chunk
+	next uint64 // offset after the newest
+}
+
+// append takes all of b.
+func (h *history) append(b []byte) {
+	for len(b) > 0 {
+		var last *chunk
+		if len(h.list) > 0 {
+			last = h.list[len(h.list)-1]
+		}
+		if last == nil || last.n == maxData {
+			last = newChunk(h.next)
+			h.list = append(h.list, last)
+		}
+		n := last.fill(b)
+		b, h.next = b[n:], h.next+uint64(n)
+	}
+}
+
+// drop forgets what lies before an offset. A chunk that busy is being written
+// from is left to the collector.
+func (h *history) drop(before uint64, busy *chunk) {
+	i := 0
+	for i < len(h.list) && h.list[i].end() <= before && (h.list[i].n == maxData || h.list[i].end() == h.next) {
+		if h.list[i] != busy {
+			chunks.Put(h.list[i])
+		}
+		h.list[i] = nil
+		i++
+	}
+	h.list = h.list[i:]
+	if len(h.list) == 0 {
+		h.list = nil
+	}
+}
+
+// at finds the chunk that holds the byte at an offset.
+func (h *history) at(offset uint64) *chunk {
+	for _, c := range h.list {
+		if offset >= c.start && offset < c.end() {
+			return c
+		}
+	}
+	return nil
+}

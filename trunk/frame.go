@@ -1,0 +1,50 @@
+package trunk
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// A frame on a link is a header of 12 bytes and, for data, its bytes:
+//
+//	kind (1) | length (3, of what follows) | offset (8)
+//
+// in network byte order. Offsets count the bytes of one way of a session from
+// its beginning, over all its links.
+const (
+	kindData byte = 1 // offset of its first byte; length of 1 to maxData
+	kindAck  byte = 2 // offset: all before it has arrived; length 0
+
+	headerSize = 12
+	// maxData bounds the bytes of one data frame. With its header it is one
+	// message of the yamux that libp2p runs (64 KiB with 12 of its own).
+	maxData = 64<<10 - headerSize - 12
+)
+
+// errFrame is returned for what is no frame.
+var errFrame = errors.New("trunk: not a frame")
+
+type header struct {
+	kind   byte
+	length int
+	offset uint64
+}
+
+func (h header) put(b []byte) {
+	binary.BigEndian.PutUint32(b, uint32(h.kind)<<24|uint32(h.length))
+	binary.BigEndian.PutUint64(b[4:], h.offset)
+}
+
+// parseHeader reads a header and checks its bounds.
+func parseHeader(b []byte) (header, error) {
+	word := binary.BigEndian.Uint32(b)
+	h := header{kind: byte(word >> 24), length: int(word & 0xffffff), offset: binary.BigEndian.Uint64(b[4:])}
+	switch {
+	case h.kind == kindData && h.length >= 1 && h.length <= maxData:
+		return h, nil
+	case h.kind == kindAck && h.length == 0:
+		return h, nil
+	}
+	return h, fmt.Errorf("%w: kind %d with %d bytes", errFrame, h.kind, h.length)
+}

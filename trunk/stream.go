@@ -1,0 +1,292 @@
+package trunk
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+const (
+	// leastWindow is what each stream may send from the start, and windowStart
+	// what it is told next, where the budget has room; then it doubles each time
+	// that the sender has used it up while the reader keeps up, to windowMax.
+	leastWindow = 8 << 10
+	windowStart = 256 << 10
+	windowMax   = 16 << 20
+	// maxBody is what one yamux frame carries: with its header it fills a chunk.
+	maxBody = maxData - 12
+)
+
+// Stream is one connection on a trunk. It is a registry.End.
+type Stream struct {
+	s  *session
+	ys *yamux.Stream
+
+	turn   chan struct{} // holds one where the writer may go on
+	cut    chan struct{} // closed when it is reset, by either side
+	ended  chan struct{} // closed when the peer has said that its way ends
+	begun  sync.Once     // the end of our way out
+	mu     sync.Mutex
+	reset  error // why it was cut
+	gone   bool  // taken out of the session
+	sent   uint64
+	credit uint64 // that the peer gave, in all
+
+	total             uint64 // that the peer sends in all; known once ended is closed
+	consumed, granted uint64 // that we have read, and given in all
+	window            uint64
+	reserved          int64 // of the budget
+}
+
+var _ registry.End = (*Stream)(nil)
+
+func newStream(s *session, ys *yamux.Stream) *Stream {
+	return &Stream{
+		s: s, ys: ys, turn: make(chan struct{}, 1), cut: make(chan struct{}), ended: make(chan struct{}),
+		credit: leastWindow, granted: leastWindow, window: leastWindow, reserved: leastWindow,
+	}
+}
+
+// Read returns io.EOF for a half-close, and a *registry.ResetError for a reset
+// and for the end of the session.
+func (st *Stream) Read(b []byte) (int, error) {
+	n, err := st.ys.Read(b)
+	if n > 0 {
+		st.consume(n)
+	}
+	if err == nil {
+		return n, nil
+	}
+	if err == io.EOF {
+		return n, st.atEnd()
+	}
+	return n, st.failure()
+}
+
+// atEnd is what the end of yamux's stream means: the peer says whether it is an
+// end, a reset, or if the session has ended.
+func (st *Stream) atEnd() error {
+	select {
+	case <-st.ended:
+	case <-st.cut:
+		return st.failure()
+	case <-st.s.pipe.ended:
+		return st.failure()
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.total != st.consumed {
+		return &registry.ResetError{Code: proto.CodeNone, Err: io.ErrUnexpectedEOF}
+	}
+	return io.EOF
+}
+
+// finish takes the peer's word that it has ended its way.
+func (st *Stream) finish(total uint64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !isClosed(st.ended) {
+		st.total = total
+		close(st.ended)
+	}
+}
+
+func (st *Stream) why() error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.reset
+}
+
+// consume counts what was read and lets the peer send as much again.
+func (st *Stream) consume(n int) {
+	st.mu.Lock()
+	st.consumed += uint64(n)
+	due := st.granted-st.consumed <= st.window/2
+	if due {
+		st.granted = st.consumed + st.window
+	}
+	total := st.granted
+	st.mu.Unlock()
+	if due {
+		st.s.control.credit(st.ys.StreamID(), total)
+	}
+}
+
+// widen gives the stream a larger window, if the budget allows it.
+func (st *Stream) widen(to uint64, part float64) {
+	st.mu.Lock()
+	more := int64(to) - int64(st.window)
+	if more <= 0 || to > windowMax || st.gone || !st.s.budget.take(more, part) {
+		st.mu.Unlock()
+		return
+	}
+	st.reserved += more
+	st.window = to
+	st.granted = st.consumed + to
+	total := st.granted
+	st.mu.Unlock()
+	st.s.control.credit(st.ys.StreamID(), total)
+}
+
+// blocked: the sender has used up what it had. Where the reader keeps up, that
+// is what holds them back.
+func (st *Stream) blocked(had uint64) {
+	st.mu.Lock()
+	keepsUp := had == st.granted && st.granted-st.consumed <= st.window/2
+	window := st.window
+	st.mu.Unlock()
+	if keepsUp {
+		st.widen(max(2*window, windowStart), budgetForAll)
+	}
+}
+
+// Parts of the budget: one stream may grow while so much is used by all.
+const (
+	budgetForStart = 0.5
+	budgetForAll   = 0.9
+)
+
+// Write blocks while the peer does not read.
+func (st *Stream) Write(b []byte) (total int, err error) {
+	for len(b) > 0 {
+		n, err := st.mayWrite(len(b))
+		if err != nil {
+			return total, err
+		}
+		if !st.s.pipe.admit(n, st.cut) {
+			return total, st.failure()
+		}
+		_, err = st.ys.Write(b[:n])
+		st.s.pipe.written(n)
+		if err != nil {
+			return total, st.failure()
+		}
+		total += n
+		b = b[n:]
+	}
+	return total, nil
+}
+
+// failure is why nothing more can be read or written.
+func (st *Stream) failure() error {
+	if err := st.why(); err != nil {
+		return err
+	}
+	if err := st.s.why(); err != nil {
+		return err
+	}
+	return &registry.ResetError{Code: proto.CodeNone, Err: io.ErrClosedPipe}
+}
+
+// mayWrite waits for credit, and takes of it.
+func (st *Stream) mayWrite(want int) (int, error) {
+	said := false
+	for {
+		st.mu.Lock()
+		room := st.credit - st.sent
+		if n := min(uint64(want), room, maxBody); n > 0 {
+			st.sent += n
+			st.mu.Unlock()
+			return int(n), nil
+		}
+		had := st.credit
+		st.mu.Unlock()
+		if !said {
+			st.s.control.block(st.ys.StreamID(), had)
+			said = true
+		}
+		select {
+		case <-st.turn:
+			said = false
+		case <-st.cut:
+			return 0, st.failure()
+		case <-st.s.pipe.ended:
+			return 0, st.failure()
+		}
+	}
+}
+
+// allow takes the peer's credit.
+func (st *Stream) allow(total uint64) {
+	st.mu.Lock()
+	if total > st.credit {
+		st.credit = total
+	}
+	st.mu.Unlock()
+	select {
+	case st.turn <- struct{}{}:
+	default:
+	}
+}
+
+// CloseWrite ends the way out.
+func (st *Stream) CloseWrite() error {
+	var err error
+	st.begun.Do(func() {
+		st.mu.Lock()
+		total := st.sent
+		st.mu.Unlock()
+		err = st.ys.Close()
+		st.s.control.end(st.ys.StreamID(), total)
+	})
+	if err != nil {
+		return st.failure()
+	}
+	if cut := st.why(); cut != nil {
+		return cut
+	}
+	return nil
+}
+
+// Reset cuts both ways, and tells the peer why.
+func (st *Stream) Reset(code proto.Code) error {
+	if st.cutOff(&registry.ResetError{Code: code, Err: errReset}) {
+		st.s.control.reset(st.ys.StreamID(), code)
+	}
+	return nil
+}
+
+var errReset = errors.New("stream reset")
+
+// cutOff makes blocked calls return. It reports false where the stream is
+// gone already.
+func (st *Stream) cutOff(why error) bool {
+	st.mu.Lock()
+	if st.gone {
+		st.mu.Unlock()
+		return false
+	}
+	st.reset = why
+	close(st.cut)
+	st.mu.Unlock()
+	st.leave()
+	_ = st.ys.SetReadDeadline(time.Unix(1, 0))
+	return true
+}
+
+// Close releases the stream, whose both ways have ended.
+func (st *Stream) Close() error {
+	st.leave()
+	return nil
+}
+
+// leave takes the stream out of the session.
+func (st *Stream) leave() {
+	st.mu.Lock()
+	first := !st.gone
+	st.gone = true
+	back := st.reserved
+	st.mu.Unlock()
+	if !first {
+		return
+	}
+	st.begun.Do(func() { _ = st.ys.Close() })
+	st.s.budget.give(back)
+	st.s.remove(st.ys.StreamID())
+}

@@ -1,0 +1,137 @@
+package trunk
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"p2ptun/proto"
+	"p2ptun/registry"
+)
+
+// echo sends back what it gets, and ends as its peer does.
+func echo(st *Stream) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := st.Read(buf)
+		if n > 0 {
+			if _, werr := st.Write(buf[:n]); werr != nil {
+				_ = st.Reset(proto.CodeReset)
+				return
+			}
+		}
+		if err == io.EOF {
+			_ = st.CloseWrite()
+			_ = st.Close()
+			return
+		}
+		if err != nil {
+			_ = st.Reset(proto.CodeReset)
+			return
+		}
+	}
+}
+
+// exchange sends random bytes over a stream and compares what comes back.
+func exchange(t testing.TB, st *Stream, size int, seed uint64) {
+	t.Helper()
+	sent, got := sha256.New(), sha256.New()
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		r := rand.NewChaCha8([32]byte{byte(seed)})
+		buf := make([]byte, 32<<10)
+		for left := size; left > 0; {
+			n := min(left, 1+rand.N(len(buf)))
+			_, _ = r.Read(buf[:n])
+			sent.Write(buf[:n])
+			if _, err := st.Write(buf[:n]); err != nil {
+				t.Errorf("write: %v", err)
+				return
+			}
+			left -= n
+		}
+		if err := st.CloseWrite(); err != nil {
+			t.Errorf("close write: %v", err)
+		}
+	})
+	n, err := io.Copy(got, st)
+	sending.Wait()
+	if err != nil || n != int64(size) || string(got.Sum(nil)) != string(sent.Sum(nil)) {
+		t.Errorf("got %d of %d bytes, %v", n, size, err)
+	}
+	_ = st.Close()
+}
+
+func open(t testing.TB, w *world) *Stream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	st, err := w.Open(ctx)
+	must(t, err)
+	return st
+}
+
+func TestBytesOfManyStreamsAreExact(t *testing.T) {
+	w := newWorld(t, echo)
+	var all sync.WaitGroup
+	for i := range 20 {
+		st := open(t, w)
+		all.Go(func() { exchange(t, st, 1<<20, uint64(i)) })
+	}
+	all.Wait()
+	if w.made != 1 {
+		t.Errorf("%d links", w.made)
+	}
+}
+
+func TestBytesAreExactWhileTheLinkIsCutAgainAndAgain(t *testing.T) {
+	w := newWorld(t, echo)
+	stop := make(chan struct{})
+	var cutting, all sync.WaitGroup
+	for i := range 4 {
+		st := open(t, w)
+		all.Go(func() { exchange(t, st, 16<<20, uint64(i)) })
+	}
+	cutting.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Duration(5+rand.N(20)) * time.Millisecond):
+				w.cut()
+			}
+		}
+	})
+	all.Wait()
+	close(stop)
+	cutting.Wait()
+	if w.made < 5 {
+		t.Errorf("only %d links", w.made)
+	}
+	t.Logf("%d links", w.made)
+}
+
+func TestAResetComesOutWithItsCode(t *testing.T) {
+	got := make(chan error, 1)
+	w := newWorld(t, func(st *Stream) {
+		_, err := io.Copy(io.Discard, st)
+		got <- err
+		_ = st.Reset(proto.CodeReset)
+	})
+	st := open(t, w)
+	_, err := st.Write([]byte("x"))
+	must(t, err)
+	must(t, st.Reset(proto.CodeClosed))
+	var reset *registry.ResetError
+	if err := <-got; !errors.As(err, &reset) || reset.Code != proto.CodeClosed {
+		t.Errorf("the peer saw %v", err)
+	}
+	if _, err := st.Read(make([]byte, 1)); !errors.As(err, &reset) {
+		t.Errorf("our read: %v", err)
+	}
+}
