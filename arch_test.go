@@ -17,10 +17,11 @@ import (
 var allowedImports = map[string][]string{
 	"p2ptun":          {"p2ptun/command"},
 	"p2ptun/command":  {"p2ptun/daemon", "p2ptun/access", "p2ptun/node", "p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
-	"p2ptun/daemon":   {"p2ptun/forward", "p2ptun/listen", "p2ptun/node", "p2ptun/access", "p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
+	"p2ptun/daemon":   {"p2ptun/forward", "p2ptun/listen", "p2ptun/node", "p2ptun/trunk", "p2ptun/access", "p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/forward":  {"p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/listen":   {"p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/node":     {"p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
+	"p2ptun/trunk":    {"p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/access":   {"p2ptun/home", "p2ptun/proto"},
 	"p2ptun/home":     {"p2ptun/proto"},
 	"p2ptun/registry": {"p2ptun/proto"},
@@ -32,7 +33,7 @@ var allowedImports = map[string][]string{
 const toolFolder = "p2ptun/scripts/"
 
 // withoutLibp2p are rooms that must not know libp2p's hosts and streams.
-var withoutLibp2p = []string{"p2ptun/forward", "p2ptun/listen", "p2ptun/access", "p2ptun/home", "p2ptun/registry", "p2ptun/command"}
+var withoutLibp2p = []string{"p2ptun/forward", "p2ptun/listen", "p2ptun/trunk", "p2ptun/access", "p2ptun/home", "p2ptun/registry", "p2ptun/command"}
 
 type room struct {
 	ImportPath string

@@ -120,12 +120,20 @@ func behind(path string, seen time.Time) error {
 
 // checkClock refuses to make what expires by a clock that is behind.
 func checkClock(rules string) error {
+	_, err := LastSeen(rules)
+	return err
+}
+
+// LastSeen is the latest time that was written down beside the file of rules,
+// or zero. Errors: *ClockError where the clock is behind it by more than two
+// minutes; else that it can't be read.
+func LastSeen(rules string) (time.Time, error) {
 	path := clockPath(rules)
 	seen, err := readClock(path)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
-	return behind(path, seen)
+	return seen, behind(path, seen)
 }
 
 // note writes the time down.

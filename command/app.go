@@ -93,7 +93,7 @@ func (t *tool) commands() []*cli.Command {
 		t.listenCommand(), t.forwardCommand(),
 		t.lsCommand(), t.closeCommand(), t.streamCommand(),
 		t.allowCommand(), t.denyCommand(), t.inviteCommand(), t.accessCommand(), t.peerCommand(),
-		t.idCommand(), t.pingCommand(),
+		t.idCommand(), t.pingCommand(), t.doctorCommand(),
 		t.statusCommand(), t.daemonCommand(), t.relayCommand(), t.reloadCommand(), t.stopCommand(),
 		t.completionCommand(), t.manCommand(), t.versionCommand(),
 	}

@@ -38,6 +38,11 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
+// toldExit is an exit code whose reason has been told.
+type toldExit int
+
+func (e toldExit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
 func usagef(format string, args ...any) error {
 	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
 }
@@ -54,6 +59,10 @@ func onUsageError(_ *cli.Context, err error, _ bool) error {
 func (t *tool) fail(err error) int {
 	if err == nil {
 		return exitOK
+	}
+	var told toldExit
+	if errors.As(err, &told) {
+		return int(told)
 	}
 	e := t.explain(err)
 	if e.code == exitUsage && e.hint == "" {

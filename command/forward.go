@@ -24,6 +24,7 @@ func (t *tool) forwardCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			boolFlag("wait", "bind even while the peer is away"),
 			&cli.DurationFlag{Name: "dial-timeout", Value: defaultDialTimeout, Usage: "`T` that one connection's dial and negotiation may take together"},
+			&cli.DurationFlag{Name: "survive", Usage: "keep connections for `T` while the way to the peer is lost (0: plain streams)", DefaultText: "off"},
 			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T`", DefaultText: "never"},
 			boolFlag("allow-custom-protocol", "take a protocol outside /x/"),
 			boolFlag("bg", "hand it to the running node, which keeps it across restarts"),
@@ -61,6 +62,7 @@ func (t *tool) forwardTunnel(c *cli.Context) (tunnel registry.Tunnel, err error)
 	}
 	tunnel.Kind, tunnel.Wait, tunnel.Custom = registry.KindForward, c.Bool("wait"), c.Bool("allow-custom-protocol")
 	tunnel.DialTimeout, tunnel.Silence = registry.Duration(c.Duration("dial-timeout")), registry.Duration(c.Duration("silence"))
+	tunnel.Survive = registry.Duration(c.Duration("survive"))
 	if tunnel.Bind == "" {
 		tunnel.Bind = freeBind
 	}

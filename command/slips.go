@@ -54,6 +54,7 @@ func (y typed) line(args ...string) string {
 func (y typed) checkFirst() error {
 	first := y.args[0]
 	switch {
+	case y.command == "doctor": // whose first is a peer
 	case isPeer(first):
 		return usageHint(first+" is a peer: PROTOCOL comes first", y.ordered(y.args))
 	case strings.Contains(first, "://"):

@@ -43,6 +43,7 @@ func (s *Server) handler() http.Handler {
 		"POST /groups":    s.postGroup,
 		"GET /events":     s.getEvents,
 		"POST /ping":      s.postPing,
+		"POST /doctor":    s.postDoctor,
 		"POST /reload":    func(w http.ResponseWriter, _ *http.Request) error { return reply(w, struct{}{}, s.reload()) },
 		"POST /stop":      s.postStop,
 	}

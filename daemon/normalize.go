@@ -16,7 +16,7 @@ func Normalize(t *registry.Tunnel) error {
 		return usage(err.Error())
 	}
 	t.Protocol = name
-	if t.Silence < 0 || t.DialTimeout < 0 {
+	if t.Silence < 0 || t.DialTimeout < 0 || t.Survive < 0 {
 		return usage("a duration can't be negative")
 	}
 	switch t.Kind {

@@ -51,6 +51,7 @@ type run struct {
 	endLoan func()
 	loans   loans                      // on top of its flags
 	asks    atomic.Pointer[questioner] // nil for a listen
+	opens   *opener                    // nil for a listen, and before it is served
 
 	// life ends with the command that opened it, whose going ends a drain; or
 	// by hurry.
@@ -119,6 +120,9 @@ func (s *Server) finish(r *run) {
 		r.endLoan()
 	}
 	r.loans.end()
+	if r.opens != nil {
+		r.opens.close()
+	}
 	s.mu.Lock()
 	delete(s.runs, r.entry.Tunnel.ID)
 	s.mu.Unlock()
@@ -173,11 +177,12 @@ func (s *Server) serveForward(r *run) error {
 	}
 	defer release()
 	r.entry.SetPeer(peers[0])
+	r.opens = &opener{s: s, t: t}
 	f := &forward.Forward{
 		Registry:  s.registry,
 		Entry:     r.entry,
 		Peers:     peers,
-		Open:      s.node.Open,
+		Open:      r.opens.open,
 		Ask:       asks.ask,
 		CannotAsk: func(err error) bool { return errors.Is(err, node.ErrCannotAsk) },
 		Connect:   s.node.Connect,

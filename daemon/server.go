@@ -30,6 +30,7 @@ type Server struct {
 	access   *access.Table
 	node     *node.Node
 	listens  *listen.Service
+	trunks   *trunks
 	refusals *refusals
 	book     book
 	metrics  *prometheus.Registry
@@ -79,7 +80,7 @@ func start(ctx context.Context, opts Options, lock *home.Lock) (*Server, error) 
 		registry.Part{Name: "book", Start: s.startBook},
 		registry.Part{Name: "access", Start: s.startAccess},
 		registry.Part{Name: "pumps", Start: nothing, Stop: func(context.Context) error { s.registry.Wait(); return nil }},
-		registry.Part{Name: "node", Start: s.startNode, Stop: func(context.Context) error { return s.node.Close() }},
+		registry.Part{Name: "node", Start: s.startNode, Stop: s.stopNode},
 		registry.Part{Name: "tasks", Start: s.startTasks, Stop: s.stopTasks},
 		registry.Part{Name: "tunnels", Start: s.startKept, Stop: s.stopRuns},
 		registry.Part{Name: "control socket", Start: s.startSocket, Stop: s.stopSocket},
@@ -137,7 +138,13 @@ func (s *Server) startNode(ctx context.Context) error {
 	}
 	n.Handle(s.listens.Serve)
 	n.HandleAsk(s.answer)
+	s.startTrunks()
 	return nil
+}
+
+func (s *Server) stopNode(context.Context) error {
+	s.trunks.server.Close(proto.CodeStopped)
+	return s.node.Close()
 }
 
 func (s *Server) startTasks(context.Context) error {
@@ -173,6 +180,9 @@ func (s *Server) peerRefused(peer, protocol string) {
 // pathChanged tells of the way to a peer.
 func (s *Server) pathChanged(peer string, path registry.Path, up bool) {
 	s.registry.Events.Publish(registry.PathEvent{Time: time.Now(), Peer: peer, Path: path, Up: up})
+	if up && !path.Relayed {
+		s.moveTrunks(peer)
+	}
 }
 
 // refused tells of a peer that was not let in.
@@ -197,6 +207,7 @@ func (s *Server) accessChanged() {
 	}, proto.CodeRevoked)
 	n.RefreshLimits()
 	s.listens.RefreshLimits()
+	s.trunks.server.Revoke()
 	s.tellBroken()
 }
 

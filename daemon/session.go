@@ -205,10 +205,15 @@ func (s *Server) tell(w http.ResponseWriter, r *run, feed feed, leave func()) er
 	return nil
 }
 
-// beforeReady says that the ready line has told a state already.
+// beforeReady says that the ready line has told a state, or a path, already.
 func beforeReady(e registry.Event, ready time.Time) bool {
-	state, ok := e.(registry.TunnelEvent)
-	return ok && state.Time.Before(ready)
+	switch e := e.(type) {
+	case registry.TunnelEvent:
+		return e.Time.Before(ready)
+	case registry.PathEvent:
+		return e.Time.Before(ready)
+	}
+	return false
 }
 
 // lineWriter writes an event a line and sends it at once.
@@ -217,7 +222,7 @@ type lineWriter struct {
 	err error
 }
 
-func (l *lineWriter) write(e Event) {
+func (l *lineWriter) write(e any) {
 	if l.err != nil {
 		return
 	}

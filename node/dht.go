@@ -22,10 +22,18 @@ const (
 	// after one that found nothing.
 	findLimit = 30 * time.Second
 	findPause = 5 * time.Second
+	// enterLimit is how long a search waits for the DHT to be entered, and how
+	// long one attempt to reach the nodes that it is entered by may take;
+	// enterLook is how often it is looked whether it is. The pauses between
+	// attempts grow.
+	enterLimit    = 5 * time.Second
+	enterLook     = 50 * time.Millisecond
+	enterPause    = time.Second
+	maxEnterPause = 30 * time.Second
 	// selfEvery is how often the nodes nearest to us in the DHT are visited,
 	// so that they can say where we are; selfSoon is how soon after a change.
 	selfEvery = 10 * time.Minute
-	selfSoon  = 3 * time.Second
+	selfSoon  = time.Second
 	// maxSearches bounds the searches at the same time.
 	maxSearches = 64
 )
@@ -43,6 +51,8 @@ type DHT struct {
 
 // finder finds peers in a DHT and lets itself be found there.
 type finder struct {
+	host  host.Host
+	ways  []peer.AddrInfo // by which the DHT is entered
 	kad   *dht.IpfsDHT
 	log   *slog.Logger
 	found func(peer.AddrInfo)
@@ -70,7 +80,7 @@ func newFinder(h host.Host, cfg DHT, log *slog.Logger, found func(peer.AddrInfo)
 	if err != nil {
 		return nil, fmt.Errorf("DHT: %w", err)
 	}
-	return &finder{kad: kad, log: log, found: found, moved: make(chan struct{}, 1), searches: map[peer.ID]chan struct{}{}}, nil
+	return &finder{host: h, ways: cfg.Bootstrap, kad: kad, log: log, found: found, moved: make(chan struct{}, 1), searches: map[peer.ID]chan struct{}{}}, nil
 }
 
 // serve enters the DHT and keeps us findable until ctx ends.
@@ -79,6 +89,7 @@ func (f *finder) serve(ctx context.Context) {
 		f.log.Info("enter the DHT", "err", err)
 	}
 	for ctx.Err() == nil {
+		f.enter(ctx)
 		visit, cancel := context.WithTimeout(ctx, findLimit)
 		_, err := f.kad.GetClosestPeers(visit, string(f.kad.PeerID()))
 		cancel()
@@ -89,6 +100,61 @@ func (f *finder) serve(ctx context.Context) {
 		f.rest(ctx, again)
 	}
 }
+
+// enter returns when somebody of the DHT is known. The library asks two of those
+// it is entered by, one after the other, and then not for minutes.
+func (f *finder) enter(ctx context.Context) {
+	for _, way := range f.ways {
+		clearBackoff(f.host, way.ID)
+	}
+	for pause := enterPause; !f.isEntered() && len(f.ways) > 0 && ctx.Err() == nil; pause = min(2*pause, maxEnterPause) {
+		f.knock(ctx)
+		waiting, cancel := context.WithTimeout(ctx, pause)
+		if f.awaitEntry(waiting, f.moved) {
+			pause = enterPause / 2
+		}
+		cancel()
+	}
+}
+
+// knock dials all that the DHT is entered by, until it is entered or all have
+// failed.
+func (f *finder) knock(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, enterLimit)
+	defer cancel()
+	var dials sync.WaitGroup
+	for _, way := range f.ways {
+		clearBackoff(f.host, way.ID)
+		dials.Go(func() {
+			if err := f.host.Connect(ctx, way); err != nil {
+				f.log.Debug("enter the DHT", "by", way.ID, "err", err)
+			}
+		})
+	}
+	go func() { dials.Wait(); cancel() }()
+	f.awaitEntry(ctx, nil)
+	cancel()
+	dials.Wait()
+}
+
+// awaitEntry waits until the DHT is entered, ctx ends or wake says something;
+// only then it returns true.
+func (f *finder) awaitEntry(ctx context.Context, wake <-chan struct{}) bool {
+	look := time.NewTicker(enterLook)
+	defer look.Stop()
+	for !f.isEntered() {
+		select {
+		case <-look.C:
+		case <-wake:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return false
+}
+
+func (f *finder) isEntered() bool { return f.known() > 0 }
 
 // rest waits for the next visit.
 func (f *finder) rest(ctx context.Context, pause time.Duration) {
@@ -130,6 +196,9 @@ func (f *finder) search(ctx context.Context, p peer.ID) <-chan struct{} {
 }
 
 func (f *finder) find(ctx context.Context, p peer.ID, done chan struct{}) {
+	entering, cancel := context.WithTimeout(ctx, enterLimit)
+	f.awaitEntry(entering, nil)
+	cancel()
 	looking, cancel := context.WithTimeout(ctx, findLimit)
 	info, err := f.kad.FindPeer(looking, p)
 	cancel()

@@ -43,6 +43,18 @@ const (
 	watchBurst = 8
 	watchFor   = time.Minute
 
+	// The strangers of one address may connect comeRate times a second,
+	// comeBurst at once, as connRate has it: it spares loopback, and each
+	// handshake costs us 2 ms. Beyond that the address is watched.
+	comeRate  = 4
+	comeBurst = 2 * perAddress
+
+	// One address may have as many half-open handshakes as are left for the
+	// others. Over UDP it has to show that it is not forged when it has more than
+	// unproved of them, and everybody when half of all are taken.
+	handshakePart = 1
+	unproved      = 16
+
 	// maxGuarded bounds each of the guard's tables.
 	maxGuarded = 4096
 
@@ -59,6 +71,7 @@ var (
 	errTooMuch   = fmt.Errorf("strangers have too much memory: %w", network.ErrResourceLimitExceeded)
 	errKeptOut   = errors.New("peer is kept out")
 	errFromThere = errors.New("address connects too often after an offence")
+	errHalfOpen  = fmt.Errorf("address has too many handshakes: %w", network.ErrResourceLimitExceeded)
 )
 
 // guard counts what strangers do and hold, and says who is kept out. Its
@@ -75,10 +88,14 @@ type guard struct {
 	strangers *table[peer.ID, *stranger]
 	bans      *table[peer.ID, ban]
 	watched   *table[netip.Prefix, *watch]
-	streams   share // inbound
-	memory    share // bytes
-	lines     *rate.Limiter
-	untold    int // bans since the last line
+	comers    *table[netip.Prefix, *rate.Limiter] // strangers' addresses
+	streams   share[peer.ID]                      // inbound
+	memory    share[peer.ID]                      // bytes
+	// Inbound connections without a peer, whoever it will be. Relayed ones count
+	// as of one address.
+	handshakes share[netip.Prefix]
+	lines      *rate.Limiter
+	untold     int // bans since the last line
 }
 
 type stranger struct {
@@ -110,16 +127,18 @@ type offence struct {
 
 func newGuard(trusted func(peer.ID) bool, log *slog.Logger) *guard {
 	return &guard{
-		trusted:   trusted,
-		now:       time.Now,
-		log:       log,
-		offenders: make(chan offence, maxOffenders),
-		strangers: newTable[peer.ID, *stranger](maxGuarded),
-		bans:      newTable[peer.ID, ban](maxGuarded),
-		watched:   newTable[netip.Prefix, *watch](maxGuarded),
-		streams:   newShare(strangersStreams),
-		memory:    newShare(strangersMemory),
-		lines:     rate.NewLimiter(rate.Every(banLogEvery), banLogAtOnce),
+		trusted:    trusted,
+		now:        time.Now,
+		log:        log,
+		offenders:  make(chan offence, maxOffenders),
+		strangers:  newTable[peer.ID, *stranger](maxGuarded),
+		bans:       newTable[peer.ID, ban](maxGuarded),
+		watched:    newTable[netip.Prefix, *watch](maxGuarded),
+		comers:     newTable[netip.Prefix, *rate.Limiter](maxGuarded),
+		streams:    newShare[peer.ID](strangersStreams),
+		memory:     newShare[peer.ID](strangersMemory),
+		handshakes: newShare[netip.Prefix](halfOpen),
+		lines:      rate.NewLimiter(rate.Every(banLogEvery), banLogAtOnce),
 	}
 }
 
@@ -263,9 +282,31 @@ func (g *guard) came(p peer.ID, from netip.Prefix, quic bool) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := g.stranger(p, g.now())
+	now := g.now()
+	s := g.stranger(p, now)
 	s.from = from
 	s.quic = s.quic || quic
+	if from.IsValid() && !g.comer(from, now).AllowN(now, 1) {
+		g.watch(from, now)
+	}
+}
+
+func (g *guard) comer(from netip.Prefix, now time.Time) *rate.Limiter {
+	c, ok := g.comers.get(from)
+	if !ok {
+		c = rate.NewLimiter(comeRate, comeBurst)
+		g.comers.put(from, c, func(c *rate.Limiter) bool { return c.TokensAt(now) >= comeBurst })
+	}
+	return c
+}
+
+// crowded is told of a stranger whose connection ends for want of memory. That
+// is no offence, where others have it, but its address may not go on like that.
+func (g *guard) crowded(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	g.watch(g.stranger(p, now).from, now)
 }
 
 // insist is a try of one that is kept out: each costs us a handshake, so its
@@ -301,12 +342,28 @@ func (g *guard) admits(from netip.Prefix) bool {
 	return w.bucket.AllowN(now, 1)
 }
 
-// suspects says whether an address is watched: over UDP it has to show that it
-// is not forged, before it costs a token.
+// suspects says whether an address has to show, over UDP, that it is not forged:
+// before that costs it a token, or a handshake that others want.
 func (g *guard) suspects(from netip.Prefix) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.isWatched(from, g.now())
+	h := &g.handshakes
+	return h.held[from] >= unproved || h.used >= halfOpen/2 || g.isWatched(from, g.now())
+}
+
+// begin asks for a handshake, from whomever. end, which may be called more than
+// once, is to be called when it has ended, well or not.
+func (g *guard) begin(from netip.Prefix) (end func(), err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.handshakes.take(from, 1, handshakePart) {
+		return nil, errHalfOpen
+	}
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.handshakes.give(from, 1)
+	}), nil
 }
 
 func (g *guard) isWatched(from netip.Prefix, now time.Time) bool {
@@ -333,17 +390,19 @@ func (g *guard) release(p peer.ID, size int) {
 }
 
 // share is what strangers may hold together of something.
-type share struct {
+type share[K comparable] struct {
 	total, used int
-	held        map[peer.ID]int
+	held        map[K]int
 }
 
-func newShare(total int) share { return share{total: total, held: map[peer.ID]int{}} }
+func newShare[K comparable](total int) share[K] {
+	return share[K]{total: total, held: map[K]int{}}
+}
 
-// take takes n for a peer, unless it would then hold more than the part-th of
+// take takes n for a peer, or an address, unless it would then hold more than the part-th of
 // what is free. So k that take all that they can leave part/(part+k) of the
 // total, and whoever comes next finds some.
-func (s *share) take(p peer.ID, n, part int) bool {
+func (s *share[K]) take(p K, n, part int) bool {
 	if (s.held[p]+n)*part > s.total-s.used {
 		return false
 	}
@@ -352,7 +411,7 @@ func (s *share) take(p peer.ID, n, part int) bool {
 	return true
 }
 
-func (s *share) give(p peer.ID, n int) {
+func (s *share[K]) give(p K, n int) {
 	s.used -= n
 	if s.held[p] -= n; s.held[p] <= 0 {
 		delete(s.held, p)

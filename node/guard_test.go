@@ -240,6 +240,128 @@ func TestAnAddressOfAnOffenceConnectsSlowly(t *testing.T) {
 	}
 }
 
+// A handshake costs, also where libp2p counts none: from loopback.
+func TestAnAddressWhoseStrangersComeTooOftenIsSlowed(t *testing.T) {
+	friends := map[peer.ID]bool{"friend": true}
+	g, c := newTestGuard(friends)
+	from := netip.MustParsePrefix("127.0.0.1/32")
+	come := func(n int) {
+		for i := range n {
+			g.came(peer.ID(fmt.Sprint(i)), from, false)
+		}
+	}
+	for range 10 * comeBurst {
+		g.came("friend", from, false)
+	}
+	come(comeBurst)
+	if g.suspects(from) {
+		t.Error("slowed too soon")
+	}
+	c.pass(time.Second)
+	come(comeRate)
+	if g.suspects(from) {
+		t.Error("slowed although it comes slowly")
+	}
+	come(1)
+	if !g.suspects(from) || g.suspects(netip.MustParsePrefix("127.0.0.2/32")) {
+		t.Error("that address alone is to be slowed")
+	}
+	if len(g.offenders) != 0 {
+		t.Error("somebody is punished for it")
+	}
+	g.came("relayed", netip.Prefix{}, false)
+	if len(g.comers.items) != 1 {
+		t.Error("a relay's address is counted")
+	}
+}
+
+func TestOneAddressHasHalfOfTheHandshakesAndOthersTheRest(t *testing.T) {
+	g, _ := newTestGuard(nil)
+	net := func(i int) netip.Prefix { return netOfIP(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})) }
+	take := func(i int) (ends []func()) {
+		for {
+			end, err := g.begin(net(i))
+			if err != nil {
+				return ends
+			}
+			ends = append(ends, end)
+		}
+	}
+	var all []func()
+	for i, want := range []int{halfOpen / 2, halfOpen / 4, halfOpen / 8} {
+		ends := take(i)
+		if len(ends) != want {
+			t.Errorf("%d handshakes of the next address, want %d", len(ends), want)
+		}
+		all = append(all, ends...)
+	}
+	for _, end := range all {
+		end()
+		end()
+	}
+	if g.handshakes.used != 0 || len(g.handshakes.held) != 0 {
+		t.Errorf("%d stay counted", g.handshakes.used)
+	}
+}
+
+// Over UDP whoever forges its address must not take the handshakes of others.
+func TestManyHandshakesHaveToShowTheirAddress(t *testing.T) {
+	g, _ := newTestGuard(nil)
+	net := func(i int) netip.Prefix {
+		return netOfIP(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}))
+	}
+	begin := func(i int) (end func()) {
+		end, err := g.begin(net(i))
+		must(t, err)
+		return end
+	}
+	for range unproved {
+		if g.suspects(net(0)) {
+			t.Error("suspected too soon")
+		}
+		defer begin(0)()
+	}
+	if !g.suspects(net(0)) || g.suspects(net(1)) {
+		t.Error("that address alone is to be suspected")
+	}
+	for i := range halfOpen/2 - unproved {
+		defer begin(i + 1)()
+	}
+	if !g.suspects(net(halfOpen)) {
+		t.Error("half of all are taken, and nobody has to show its address")
+	}
+}
+
+// Whoever is known, or has gone, is in no handshake any more.
+func TestAHandshakeEndsWithItsPeerOrItsConnection(t *testing.T) {
+	g, _ := newTestGuard(nil)
+	rm, err := newResourceManager(newLimiter(g.trusted), g)
+	must(t, err)
+	defer rm.Close()
+	open := func(addr string) network.ConnManagementScope {
+		c, err := rm.OpenConnection(network.DirInbound, true, multiaddrs(t, addr)[0])
+		must(t, err)
+		return c
+	}
+	known, gone := open("/ip4/192.0.2.1/tcp/1"), open("/ip4/192.0.2.1/udp/1/quic-v1")
+	if g.handshakes.used != 2 {
+		t.Errorf("%d handshakes", g.handshakes.used)
+	}
+	must(t, known.SetPeer("p"))
+	gone.Done()
+	gone.Done() // as over QUIC
+	if g.handshakes.used != 0 {
+		t.Errorf("%d handshakes stay", g.handshakes.used)
+	}
+	known.Done()
+	for range 2 * perAddress { // what libp2p refuses
+		_, _ = rm.OpenConnection(network.DirInbound, true, multiaddrs(t, "/ip4/192.0.2.2/tcp/1")[0])
+	}
+	if g.handshakes.used != perAddress {
+		t.Errorf("%d handshakes, libp2p has let in %d", g.handshakes.used, perAddress)
+	}
+}
+
 func TestTheNetOfAnAddressIsItsCustomers(t *testing.T) {
 	for addr, want := range map[string]string{
 		"/ip4/192.0.2.1/tcp/4001":                             office,
@@ -267,7 +389,7 @@ func TestTheNetOfAnAddressIsItsCustomers(t *testing.T) {
 
 func TestManyThatTakeAllLeaveRoomForTheNext(t *testing.T) {
 	for _, greedy := range []int{1, 4, 16, strangersConns - 1} {
-		s := newShare(strangersStreams)
+		s := newShare[peer.ID](strangersStreams)
 		for took := true; took; { // all at once, each as often as it can
 			took = false
 			for i := range greedy {
@@ -359,6 +481,9 @@ func TestAStreamWithoutMemoryLeavesNoScope(t *testing.T) {
 	for i := 0; ; i++ {
 		span, err := conn.PeerScope().BeginSpan()
 		must(t, err)
+		if g.suspects(netip.MustParsePrefix(office)) {
+			t.Fatal("its address is slowed while there is memory")
+		}
 		if span.ReserveMemory(streamMemory, network.ReservationPriorityAlways) != nil {
 			if err := span.ReserveMemory(1, network.ReservationPriorityAlways); err == nil {
 				t.Error("the span was not ended")
@@ -369,6 +494,11 @@ func TestAStreamWithoutMemoryLeavesNoScope(t *testing.T) {
 		if i*streamMemory > strangersMemory {
 			t.Fatal("no bound")
 		}
+	}
+	// Its connection ends, before its streams are counted: it may come again,
+	// but not as often as it can.
+	if !g.suspects(netip.MustParsePrefix(office)) || len(g.offenders) != 0 {
+		t.Error("its address is not slowed, or it is punished")
 	}
 }
 

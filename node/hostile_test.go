@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -291,7 +292,10 @@ func TestHalfOpenConnectionsKeepNobodyOut(t *testing.T) {
 	const many = halfOpen - 64
 	victim, at, _ := newVictim(t, onTCP)
 	before := runtime.NumGoroutine()
-	conns := dialRaw(t, at, many)
+	var conns []net.Conn
+	for i := 1; len(conns) < many; i++ { // each may take half of what is left
+		conns = append(conns, dialRaw(t, at, fmt.Sprint("127.0.1.", i), (halfOpen-len(conns))/2)...)
+	}
 	eventually(t, "their handshakes have begun", func() bool { return handshakes(victim) == many })
 	friend := newIdler(t)
 	victim.trust(friend.ID().String(), true)
@@ -299,7 +303,7 @@ func TestHalfOpenConnectionsKeepNobodyOut(t *testing.T) {
 		t.Error("a trusted peer is kept out")
 	}
 	must(t, friend.Close())
-	conns = append(conns, dialRaw(t, at, 2*(halfOpen-many))...)
+	conns = append(conns, dialRaw(t, at, "127.0.1.99", 2*(halfOpen-many))...)
 	eventually(t, "what is too many was closed", func() bool { return countOpen(conns) <= halfOpen })
 	for _, c := range conns {
 		_ = c.Close()
@@ -308,12 +312,39 @@ func TestHalfOpenConnectionsKeepNobodyOut(t *testing.T) {
 	settle(t, before)
 }
 
-func dialRaw(t testing.TB, to peer.AddrInfo, n int) (conns []net.Conn) {
+// An address that holds half of all handshakes keeps out nobody but itself.
+func TestOneAddressDoesNotHoldAllHandshakes(t *testing.T) {
+	victim, at, _ := newVictim(t, onTCP)
+	conns := dialRaw(t, at, "127.0.1.1", 2*halfOpen)
+	eventually(t, "the rest was closed", func() bool { return countOpen(conns) <= halfOpen/2 })
+	if n := handshakes(victim); n != halfOpen/2 {
+		t.Errorf("%d handshakes of one address", n)
+	}
+	if !served(t, newIdler(t), at) {
+		t.Error("another address is kept out")
+	}
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	eventually(t, "all handshakes have ended", func() bool { return handshakes(victim) == 0 && victim.guard.handshakesInUse() == 0 })
+	again := dialRaw(t, at, "127.0.1.1", 1)
+	eventually(t, "the address may begin one again", func() bool { return handshakes(victim) == 1 })
+	_ = again[0].Close()
+}
+
+func (g *guard) handshakesInUse() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.handshakes.used
+}
+
+func dialRaw(t testing.TB, to peer.AddrInfo, from string, n int) (conns []net.Conn) {
 	t.Helper()
 	_, addr, err := manet.DialArgs(to.Addrs[0])
 	must(t, err)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	for range n {
-		c, err := net.Dial("tcp", addr)
+		c, err := d.Dial("tcp", addr)
 		must(t, err)
 		t.Cleanup(func() { _ = c.Close() })
 		conns = append(conns, c)

@@ -2,11 +2,15 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/event"
+	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
@@ -53,6 +57,8 @@ func followNetwork(ctx context.Context, look func() []netip.Addr, moved func(now
 // dialled now.
 func (n *Node) moved(now []netip.Addr) {
 	n.log.Info("this machine's addresses have changed", "now", now)
+	n.here.move(now, n.host.Network().ListenAddresses())
+	n.announce()
 	for _, c := range n.host.Network().Conns() {
 		ip, err := manet.ToIP(c.LocalMultiaddr())
 		if err != nil || ip.IsLoopback() || ip.IsUnspecified() || ip.IsLinkLocalUnicast() {
@@ -64,4 +70,89 @@ func (n *Node) moved(now []netip.Addr) {
 	}
 	n.prober.askAll(n.life, hurriedLimit)
 	n.retry()
+}
+
+// here is where this machine is, for libp2p, which looks at its addresses once
+// a minute.
+type here struct {
+	mu        sync.Mutex
+	last      []netip.Addr
+	gone      map[netip.Addr]struct{} // addresses that it had before
+	listening []ma.Multiaddr
+}
+
+func newHere(now []netip.Addr) *here { return &here{last: now, gone: map[netip.Addr]struct{}{}} }
+
+// move notes the addresses of now.
+func (h *here) move(now []netip.Addr, listening []ma.Multiaddr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, ip := range h.last {
+		h.gone[ip] = struct{}{}
+	}
+	for _, ip := range now {
+		delete(h.gone, ip)
+	}
+	h.last = now
+	h.listening = slices.DeleteFunc(listening, isRelayed)
+}
+
+// correct takes from libp2p's addresses those that this machine had before, and
+// adds those of now where it listens on all.
+func (h *here) correct(addrs []ma.Multiaddr) []ma.Multiaddr {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.gone) == 0 {
+		return addrs
+	}
+	addrs = slices.DeleteFunc(addrs, h.isGone)
+	var ips []ma.Multiaddr
+	for _, ip := range h.last {
+		if a, err := manet.FromIP(ip.AsSlice()); err == nil {
+			ips = append(ips, a)
+		}
+	}
+	now, err := manet.ResolveUnspecifiedAddresses(h.listening, ips)
+	if err != nil {
+		return addrs
+	}
+	return ma.Unique(append(addrs, now...))
+}
+
+func (h *here) isGone(a ma.Multiaddr) bool {
+	ip, err := manet.ToIP(a)
+	if err != nil || isRelayed(a) {
+		return false
+	}
+	addr, _ := netip.AddrFromSlice(ip)
+	_, gone := h.gone[addr.Unmap()]
+	return gone
+}
+
+// shownAddrs are the addresses that others may dial, from those that libp2p
+// knows.
+func (n *Node) shownAddrs(addrs []ma.Multiaddr) []ma.Multiaddr {
+	return append(n.here.correct(slices.Clone(addrs)), n.slots.addrs()...)
+}
+
+// newPoke is what announce pokes libp2p with: news of no relays. Where it
+// chooses relays itself, that would make it forget them: nil.
+func newPoke(bus event.Bus, autoRelay bool, log *slog.Logger) event.Emitter {
+	if autoRelay {
+		return nil
+	}
+	poke, err := bus.Emitter(new(event.EvtAutoRelayAddrsUpdated))
+	if err != nil {
+		log.Warn("announce addresses", "err", err)
+		return nil
+	}
+	return poke
+}
+
+// announce has libp2p look at this node's addresses, and tell the peers, at
+// once and not within seconds.
+func (n *Node) announce() {
+	if n.poke != nil {
+		_ = n.poke.Emit(event.EvtAutoRelayAddrsUpdated{})
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -90,6 +90,10 @@ type Node struct {
 	slots   *reserver
 	prober  *prober
 	memory  *memory
+	here    *here
+	poke    event.Emitter // of announce; nil where libp2p chooses relays itself
+	notes   *notes
+	perf    *perfServer
 	traffic *metrics.BandwidthCounter // of a relay; else nil
 	relays  []peer.AddrInfo
 	trusted func(peer string) bool
@@ -109,7 +113,7 @@ type Node struct {
 	life     context.Context // ends with Close
 	end      context.CancelFunc
 	handlers sync.WaitGroup
-	events   event.Subscription
+	events   []event.Subscription
 }
 
 // want is what tunnels of this node want of one peer.
@@ -145,9 +149,10 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	if n.told == nil {
 		n.told = func(string, registry.Path, bool) {}
 	}
-	n.memory = newMemory(cfg.KnownPath, n.log)
+	n.memory, n.here = newMemory(cfg.KnownPath, n.log), newHere(localIPs())
+	n.notes, n.perf = newNotes(cfg), newPerfServer()
 	n.prober = newProber(n.log, n.neededConns)
-	n.slots = newReserver(n.log, n.Watch, n.addrsChanged)
+	n.slots = newReserver(n.log, n.Watch, func() { n.announce(); n.addrsChanged() })
 	n.limits = newLimiter(n.isTrusted)
 	n.guard = newGuard(n.isTrusted, n.log)
 	n.life, n.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -168,7 +173,10 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 			return nil, errors.Join(err, n.Close())
 		}
 	}
+	n.poke = newPoke(n.host.EventBus(), cfg.AutoRelay, n.log)
 	n.followAddrs()
+	n.followObservers()
+	n.host.SetStreamHandler(proto.PerfProtocol, n.handlePerf)
 	n.handlers.Go(func() { n.prober.serve(n.life) })
 	n.handlers.Go(func() { followNetwork(n.life, localIPs, n.moved) })
 	for _, relay := range cfg.Relays {
@@ -217,8 +225,8 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.ConnectionGater(gate),
 		libp2p.ConnectionManager(conns),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
-		libp2p.AddrsFactory(func(addrs []ma.Multiaddr) []ma.Multiaddr { return append(slices.Clone(addrs), n.slots.addrs()...) }),
-		libp2p.EnableHolePunching(),
+		libp2p.AddrsFactory(n.shownAddrs),
+		libp2p.EnableHolePunching(holepunch.DirectDialTimeout(punchLimit), holepunch.WithTracer(n.notes)),
 		libp2p.DisableMetrics(),
 		libp2p.UserAgent("p2ptun"),
 	}
@@ -264,12 +272,23 @@ func (n *Node) followAddrs() {
 		n.log.Warn("follow local addresses", "err", err)
 		return
 	}
-	n.events = sub
+	n.events = append(n.events, sub)
 	n.handlers.Go(func() {
 		for range sub.Out() {
 			n.addrsChanged()
 		}
 	})
+}
+
+// followObservers notes as what address others see this node.
+func (n *Node) followObservers() {
+	sub, err := n.host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		n.log.Warn("follow observers", "err", err)
+		return
+	}
+	n.events = append(n.events, sub)
+	n.handlers.Go(func() { n.notes.follow(sub) })
 }
 
 // addrsChanged tells where this node can be found now.
@@ -289,8 +308,11 @@ func (n *Node) Close() error {
 	n.closed = true
 	n.mu.Unlock()
 	n.end()
-	if n.events != nil {
-		_ = n.events.Close()
+	for _, sub := range n.events {
+		_ = sub.Close()
+	}
+	if n.poke != nil {
+		defer n.poke.Close()
 	}
 	if n.lan != nil {
 		n.lan.close()
@@ -338,6 +360,7 @@ func (n *Node) connected(c network.Conn) {
 
 func (n *Node) disconnected(c network.Conn) {
 	n.prober.forget(c)
+	n.notes.forget(c)
 	n.changed(c.RemotePeer())
 	n.tellPath(c.RemotePeer())
 }

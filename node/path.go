@@ -19,6 +19,11 @@ import (
 // five seconds before the first: what it needs is not dialled meanwhile.
 var climbAfter = []time.Duration{5 * time.Second, 15 * time.Second, time.Minute}
 
+// punchLimit bounds each of libp2p's attempts at hole punching, and the dial
+// before them of a public address that a firewall may be silent about. A TCP
+// connection through a path with a round trip of half a second passes.
+const punchLimit = 2500 * time.Millisecond
+
 // lanClimb is the first pause where the LAN says where the peer is.
 const lanClimb = 200 * time.Millisecond
 

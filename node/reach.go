@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -263,6 +264,7 @@ func (n *Node) search(p peer.ID) <-chan struct{} {
 
 // found takes what the DHT says of a peer.
 func (n *Node) found(info peer.AddrInfo) {
+	n.notes.foundByDHT(info)
 	n.host.Peerstore().AddAddrs(info.ID, info.Addrs, foundTTL)
 	n.changed(info.ID)
 }
@@ -281,9 +283,11 @@ func (n *Node) retry() {
 	}
 }
 
+func (n *Node) clearBackoff(p peer.ID) { clearBackoff(n.host, p) }
+
 // clearBackoff: our callers pause themselves.
-func (n *Node) clearBackoff(p peer.ID) {
-	if s, ok := n.host.Network().(*swarm.Swarm); ok {
+func clearBackoff(h host.Host, p peer.ID) {
+	if s, ok := h.Network().(*swarm.Swarm); ok {
 		s.Backoff().Clear(p)
 	}
 }

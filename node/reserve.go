@@ -13,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -95,9 +94,7 @@ func (r *reserver) reserve(ctx context.Context, relay peer.AddrInfo, attempt int
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if s, ok := r.host.Network().(*swarm.Swarm); ok {
-		s.Backoff().Clear(relay.ID)
-	}
+	clearBackoff(r.host, relay.ID)
 	r.host.Peerstore().AddAddrs(relay.ID, relay.Addrs, peerstore.PermanentAddrTTL)
 	ctx = network.WithForceDirectDial(ctx, "relay")
 	if err := r.host.Connect(ctx, peer.AddrInfo{ID: relay.ID}); err != nil {

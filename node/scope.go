@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -40,11 +41,16 @@ func (r *resources) OpenConnection(dir network.Direction, usefd bool, endpoint m
 	if !r.guard.admits(from) {
 		return nil, errFromThere
 	}
-	scope, err := r.ResourceManager.OpenConnection(dir, usefd, endpoint)
+	shaken, err := r.guard.begin(from)
 	if err != nil {
 		return nil, err
 	}
-	c := &guestConn{ConnManagementScope: scope, from: from, account: account{guard: r.guard}}
+	scope, err := r.ResourceManager.OpenConnection(dir, usefd, endpoint)
+	if err != nil {
+		shaken()
+		return nil, err
+	}
+	c := &guestConn{ConnManagementScope: scope, from: from, shaken: shaken, account: account{guard: r.guard}}
 	c.quic = endpoint != nil && has(endpoint, ma.P_QUIC_V1)
 	return c, nil
 }
@@ -159,14 +165,16 @@ func (a *account) reserveIn(scope network.ResourceScope, size int, prio uint8) e
 type guestConn struct {
 	network.ConnManagementScope
 	account
-	from netip.Prefix
-	quic bool
+	from   netip.Prefix
+	quic   bool
+	shaken func() // ends the handshake; may be called more than once
 }
 
 func (c *guestConn) SetPeer(p peer.ID) error {
 	if err := c.ConnManagementScope.SetPeer(p); err != nil {
 		return err
 	}
+	c.shaken()
 	c.mu.Lock()
 	c.peer = p
 	c.mu.Unlock()
@@ -176,6 +184,7 @@ func (c *guestConn) SetPeer(p peer.ID) error {
 
 func (c *guestConn) Done() {
 	c.ConnManagementScope.Done()
+	c.shaken()
 	c.end()
 }
 
@@ -223,6 +232,9 @@ func (s *guestSpan) ReserveMemory(size int, prio uint8) error {
 	err := s.reserveIn(s.ResourceScopeSpan, size, prio)
 	if err != nil && prio == network.ReservationPriorityAlways {
 		s.Done()
+		if errors.Is(err, errTooMuch) {
+			s.guard.crowded(s.peer)
+		}
 	}
 	return err
 }

@@ -56,6 +56,10 @@ type Tunnel struct {
 	// zero, 30 s.
 	DialTimeout Duration `json:"dial_timeout,omitempty"`
 
+	// Survive is how long connections are kept while the way to the peer is
+	// lost; for a listen the most that peers may ask for. If zero, a forward has
+	// plain streams, and a listen 24 h.
+	Survive Duration `json:"survive,omitempty"`
 	// Silence ends a connection without a byte for that long. If zero, never.
 	Silence Duration `json:"silence,omitempty"`
 	// Custom allows a protocol outside /x/.

@@ -308,6 +308,18 @@ func (c *Client) rest(ctx context.Context, o *outgoing, pause time.Duration) boo
 	return true
 }
 
+// Path is that of the trunk's link, or of its last one; false where there is no
+// trunk.
+func (c *Client) Path() (registry.Path, bool) {
+	c.mu.Lock()
+	o := c.cur
+	c.mu.Unlock()
+	if o == nil || o.why() != nil {
+		return registry.Path{}, false
+	}
+	return o.pipe.path(), true
+}
+
 // Move takes the trunk to another link, while it keeps the one it has: for a
 // better path. Where there is no trunk it does nothing.
 func (c *Client) Move(ctx context.Context) error {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"p2ptun/registry"
 )
 
 // Link is what carries a pipe for a while: a libp2p stream, whose reader and
@@ -58,6 +60,7 @@ type pipe struct {
 	late     *time.Timer
 
 	link     *attachment   // nil while there is none
+	last     Link          // the newest; nil before the first
 	writer   chan struct{} // done of the newest attachment; nil before the first
 	err      error         // why it ended
 	ended    chan struct{}
@@ -102,7 +105,7 @@ func (p *pipe) attach(l Link, peerReceived uint64) (*attachment, error) {
 	p.sent = peerReceived
 	p.acknowledge(peerReceived)
 	p.told = p.received // the hello has said it
-	p.link = a
+	p.link, p.last = a, l
 	a.wake()
 	p.changed.Broadcast()
 	before := p.writer
@@ -155,6 +158,17 @@ func (p *pipe) end(err error) {
 func (p *pipe) Close() error {
 	p.end(errEnded)
 	return nil
+}
+
+// path is that of the newest link, where it knows it.
+func (p *pipe) path() registry.Path {
+	p.mu.Lock()
+	last := p.last
+	p.mu.Unlock()
+	if l, ok := last.(interface{ Path() registry.Path }); ok {
+		return l.Path()
+	}
+	return registry.Path{}
 }
 
 // offsets are those that a hello tells.

@@ -290,3 +290,6 @@ func (st *Stream) leave() {
 	st.s.budget.give(back)
 	st.s.remove(st.ys.StreamID())
 }
+
+// Path is that of the trunk's link at this moment, or of its last one.
+func (st *Stream) Path() registry.Path { return st.s.pipe.path() }

@@ -1,0 +1,121 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// Bounds of the paths that NATs allow.
+const (
+	fastPunch = 5 * time.Second  // a punch that both NATs let through
+	slowPunch = 30 * time.Second // one that has to guess
+)
+
+// first records how long a forward took.
+func (r *reached) figure(scenario string) { figure(r.t, scenario, "first byte", r.took) }
+
+func TestNetLANByPeerIDAlone(t *testing.T) {
+	alice, bob := newLab(t, "lan").pair()
+	alice.listen("--network", "lan")
+	r := bob.reach(alice.id, "--network", "lan")
+	r.figure("LAN, mDNS")
+	r.wantDirect(0)
+}
+
+func TestNetWANByAddress(t *testing.T) {
+	l := newLab(t, "wan")
+	alice, bob := l.pair()
+	p := alice.listen("--network", "none")
+	where := "/ip4/" + l.do("addr", "alice") + "/"
+	for _, transport := range []string{"tcp", "udp"} {
+		addr := p.waitFor(t, &p.out, "address    ("+where+transport+`/\S+)`)[1]
+		other := l.box("bob")
+		r := other.reach(addr, "--network", "none")
+		r.figure("WAN, address, " + transport)
+		r.wantDirect(0)
+	}
+	_ = bob
+}
+
+func TestNetWANByPeerIDOverAnOwnDHT(t *testing.T) {
+	l := newLab(t, "wan", "--hosts", "alice,bob,boot")
+	alice, bob := l.pair()
+	boot := l.box("boot").help()
+	network := networkFile(t, []*helper{boot}, nil)
+	alice.listen("--network", network)
+	r := bob.reach(alice.id, "--network", network)
+	r.figure("WAN, own DHT")
+	r.wantDirect(0)
+}
+
+// natLab is two machines behind NATs, with a relay and a bootstrap node.
+type natLab struct {
+	*lab
+	alice, bob  *box
+	relay, boot *helper
+	network     string // its file
+}
+
+func newNATLab(t *testing.T, aliceNAT, bobNAT string, relayFlags ...string) *natLab {
+	t.Helper()
+	l := &natLab{lab: newLab(t, "nat", "--nat", aliceNAT+","+bobNAT)}
+	l.alice, l.bob = l.pair()
+	if len(relayFlags) == 0 {
+		relayFlags = forever
+	}
+	l.relay = l.box("relay").help(relayFlags...)
+	l.boot = l.box("boot").help("--relay", l.relay.addrs[0])
+	l.network = networkFile(t, []*helper{l.relay, l.boot}, []*helper{l.relay})
+	return l
+}
+
+// atOnceReserved is how soon after a node is ready it has its slot.
+const atOnceReserved = time.Second
+
+// reach has alice listen, with a slot at the relay, and bob forward to her.
+func (l *natLab) reach() *reached {
+	l.t.Helper()
+	l.alice.listen("--network", l.network)
+	l.alice.wantSlot(l.relay.id, atOnceReserved)
+	return l.bob.reach(l.alice.id, "--network", l.network)
+}
+
+// natKinds are those of scripts/netlab.
+var natKinds = []string{"none", "firewall", "cone", "restricted", "port-restricted", "symmetric"}
+
+// directWithin says how soon a forwarder behind one NAT has a direct path to a
+// listener behind another; 0 for never: a symmetric NAT sends from a port that
+// nobody can know, and the other lets in none but those that it has sent to.
+func directWithin(listener, forwarder string) time.Duration {
+	strict := map[string]bool{"firewall": true, "port-restricted": true, "symmetric": true}
+	switch {
+	case listener == "symmetric" && strict[forwarder], forwarder == "symmetric" && strict[listener]:
+		return 0
+	case listener == "symmetric" && (forwarder == "cone" || forwarder == "restricted"):
+		return slowPunch
+	}
+	return fastPunch
+}
+
+func TestNetThroughNAT(t *testing.T) {
+	wantNet(t)
+	for _, listener := range natKinds {
+		for _, forwarder := range natKinds {
+			t.Run(fmt.Sprintf("%s dials %s", forwarder, listener), func(t *testing.T) {
+				l := newNATLab(t, listener, forwarder)
+				r := l.reach()
+				scenario := fmt.Sprintf("NAT, %s dials %s", forwarder, listener)
+				r.figure(scenario)
+				limit := directWithin(listener, forwarder)
+				if limit == 0 {
+					r.wantRelayed(l.relay.id)
+					return
+				}
+				figure(t, scenario, "direct", r.wantDirect(limit))
+			})
+		}
+	}
+}
