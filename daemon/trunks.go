@@ -78,6 +78,9 @@ func (s *Server) trunkTo(peer string, t registry.Tunnel) (c *trunk.Client, end f
 			Peer: peer, Protocol: t.Protocol, Survive: time.Duration(t.Survive), Budget: s.trunks.budget, Told: s.trunkChanged,
 			Dial: func(ctx context.Context) (trunk.Link, error) {
 				link, err := s.node.OpenTrunk(ctx, peer, t.Protocol)
+				if err == nil && link.Path().Relayed {
+					s.lookAgain(peer)
+				}
 				return link, err
 			},
 			Watch: func() (bool, <-chan struct{}) { return s.node.Watch(peer) },
@@ -125,6 +128,23 @@ func (s *Server) moveTrunks(peer string) {
 		})
 	}
 }
+
+// lookAgain: a direct way may have come while a relayed link was being made.
+func (s *Server) lookAgain(peer string) {
+	s.tasks.Go(func() {
+		select {
+		case <-time.After(2 * helloTime):
+		case <-s.ctx.Done():
+			return
+		}
+		if path, up := s.node.Path(peer); up && !path.Relayed {
+			s.moveTrunks(peer)
+		}
+	})
+}
+
+// helloTime is what a hello over a relay takes, most likely at most.
+const helloTime = time.Second
 
 // opener opens the streams of a forward: on the trunk to the peer where both
 // sides can, else plain.

@@ -353,6 +353,7 @@ func (n *Node) connected(c network.Conn) {
 	if c.Stat().Direction == network.DirInbound && n.guard.keepsOut(c.RemotePeer()) {
 		n.guard.dismiss(offence{peer: c.RemotePeer()})
 	}
+	n.dropStale(c)
 	n.refreshLimit(c.RemotePeer())
 	n.changed(c.RemotePeer())
 	n.follow(c)

@@ -46,6 +46,24 @@ func (n *Node) follow(c network.Conn) {
 	n.tellPath(p)
 }
 
+// staleAge is how old a direct connection is at least that a new relayed one
+// shows to be dead: younger, both may come from one dial.
+const staleAge = 3 * time.Second
+
+// dropStale closes the direct connections of a peer that comes through a relay:
+// it would not, if it still had them. As long as they stand no hole is punched.
+func (n *Node) dropStale(c network.Conn) {
+	if c.Stat().Direction != network.DirInbound || !isRelayed(c.RemoteMultiaddr()) {
+		return
+	}
+	for _, old := range n.host.Network().ConnsToPeer(c.RemotePeer()) {
+		if !isRelayed(old.RemoteMultiaddr()) && time.Since(old.Stat().Opened) > staleAge {
+			n.log.Info("a stale connection", "peer", old.RemotePeer(), "addr", old.RemoteMultiaddr())
+			closeDead(old)
+		}
+	}
+}
+
 // climb dials a peer directly, again and again, while it is only relayed.
 func (n *Node) climb(p peer.ID) {
 	n.mu.Lock()
