@@ -24,7 +24,8 @@ func (t *tool) forwardCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			boolFlag("wait", "bind even while the peer is away"),
 			&cli.DurationFlag{Name: "dial-timeout", Value: defaultDialTimeout, Usage: "`T` that one connection's dial and negotiation may take together"},
-			&cli.DurationFlag{Name: "survive", Usage: "keep connections for `T` while the way to the peer is lost (0: plain streams)", DefaultText: "off"},
+			&cli.DurationFlag{Name: "survive", Hidden: true, // until it holds all that is promised of it
+				Usage: "keep connections for `T` while the way to the peer is lost (0: plain streams)", DefaultText: "off"},
 			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T`", DefaultText: "never"},
 			boolFlag("allow-custom-protocol", "take a protocol outside /x/"),
 			boolFlag("bg", "hand it to the running node, which keeps it across restarts"),

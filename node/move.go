@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -79,6 +80,7 @@ type here struct {
 	last      []netip.Addr
 	gone      map[netip.Addr]struct{} // addresses that it had before
 	listening []ma.Multiaddr
+	promised  []ma.Multiaddr // see starting
 }
 
 func newHere(now []netip.Addr) *here { return &here{last: now, gone: map[netip.Addr]struct{}{}} }
@@ -97,13 +99,28 @@ func (h *here) move(now []netip.Addr, listening []ma.Multiaddr) {
 	h.listening = slices.DeleteFunc(listening, isRelayed)
 }
 
+// starting has libp2p believe, until it has started, that this node can be
+// reached through its relays already. It takes no part in hole punching before
+// it has a public address, and looks for one at growing intervals: a peer that
+// asks in between does so once, and both would stay on the relay.
+func (h *here) starting(relays []peer.AddrInfo) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.promised = nil
+	for _, r := range relays {
+		for _, a := range r.Addrs {
+			h.promised = append(h.promised, circuitAddr(a, r.ID))
+		}
+	}
+}
+
 // correct takes from libp2p's addresses those that this machine had before, and
 // adds those of now where it listens on all.
 func (h *here) correct(addrs []ma.Multiaddr) []ma.Multiaddr {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.gone) == 0 {
-		return addrs
+		return append(addrs, h.promised...)
 	}
 	addrs = slices.DeleteFunc(addrs, h.isGone)
 	var ips []ma.Multiaddr

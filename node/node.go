@@ -174,6 +174,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		}
 	}
 	n.poke = newPoke(n.host.EventBus(), cfg.AutoRelay, n.log)
+	n.announce()
 	n.followAddrs()
 	n.followObservers()
 	n.host.SetStreamHandler(proto.PerfProtocol, n.handlePerf)
@@ -230,7 +231,9 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.DisableMetrics(),
 		libp2p.UserAgent("p2ptun"),
 	}
+	n.here.starting(cfg.Relays)
 	n.host, err = libp2p.New(append(opts, n.reachOptions(cfg)...)...)
+	n.here.starting(nil)
 	if err != nil {
 		return fmt.Errorf("start libp2p: %w", err)
 	}

@@ -113,14 +113,6 @@ func (w *world) cut() {
 	w.links = nil
 }
 
-func (w *world) set(down bool) {
-	w.mu.Lock()
-	w.down = down
-	close(w.changed)
-	w.changed = make(chan struct{})
-	w.mu.Unlock()
-}
-
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
