@@ -539,10 +539,22 @@ func judgeRelays(relays []node.RelayStatus, chosen []string, self string) (steps
 }
 
 func relayLimitText(r node.RelayStatus) string {
-	if r.LimitSeconds == 0 && r.LimitBytes == 0 {
-		return ", without a limit"
+	if text := limitText(r.LimitSeconds, int64(r.LimitBytes)); text != "" {
+		return ", limit of one connection: " + text
 	}
-	return fmt.Sprintf(", limit of one connection: %s, %d KiB (0: none)", time.Duration(r.LimitSeconds)*time.Second, r.LimitBytes>>10)
+	return ", without a limit"
+}
+
+// limitText is empty where there is no limit.
+func limitText(seconds, bytes int64) string {
+	var parts []string
+	if seconds > 0 {
+		parts = append(parts, (time.Duration(seconds) * time.Second).String())
+	}
+	if bytes > 0 {
+		parts = append(parts, fmt.Sprintf("%d KiB", bytes>>10))
+	}
+	return strings.Join(parts, " / ")
 }
 
 // reachLimit bounds the wait for others that try to dial us.
@@ -580,8 +592,8 @@ func way(p registry.Path) string {
 		return fmt.Sprintf("direct %s %s", p.Transport, p.Addr)
 	}
 	text := "relayed by " + p.Relay
-	if p.LimitBytes > 0 || p.LimitSeconds > 0 {
-		text += fmt.Sprintf(" (left of its limit: %d KiB, %d s; 0: none)", p.LimitBytes>>10, p.LimitSeconds)
+	if left := limitText(p.LimitSeconds, p.LimitBytes); left != "" {
+		text += " (left of its limit: " + left + ")"
 	}
 	return text
 }

@@ -154,6 +154,9 @@ func (d *doctor) how(c node.PeerConn, sources []node.Source) string {
 }
 
 func msText(d time.Duration) string {
+	if d >= time.Second {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
 	return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000)
 }
 

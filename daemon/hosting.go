@@ -71,11 +71,13 @@ type Options struct {
 // hosting is how the node is run: as asked, else as inherited, else by default.
 func (o Options) hosting() Hosting {
 	h := o.Hosting
-	byDefault := NetworkPublic
+	byDefault, inherited := NetworkPublic, o.Inherit.Network
 	if o.Relay != nil {
 		byDefault = NetworkOwn
+	} else if inherited == NetworkOwn {
+		inherited = "" // that was a relay's
 	}
-	h.Network = cmp.Or(h.Network, o.Inherit.Network, byDefault)
+	h.Network = cmp.Or(h.Network, inherited, byDefault)
 	if len(h.ListenAddrs) == 0 {
 		h.ListenAddrs = o.Inherit.ListenAddrs
 	}

@@ -208,7 +208,9 @@ func TestHostingIsAskedForOrInheritedOrDefault(t *testing.T) {
 		network string
 		addrs   int
 	}{
-		"default":   {Options{}, NetworkLAN, 0},
+		"default":   {Options{}, NetworkPublic, 0},
+		"relay":     {Options{Relay: &RelayOptions{}}, NetworkOwn, 0},
+		"no relay":  {Options{Inherit: Hosting{Network: NetworkOwn}}, NetworkPublic, 0},
 		"inherited": {Options{Inherit: before}, NetworkNone, 1},
 		"asked":     {Options{Hosting: Hosting{Network: NetworkLAN}, Inherit: before}, NetworkLAN, 1},
 	} {

@@ -26,6 +26,7 @@ var pinnedCodes = map[string]struct {
 	"CodeStopped":    {CodeStopped, 0x2108, "node stopped"},
 	"CodePeerAway":   {CodePeerAway, 0x2109, "peer away"},
 	"CodeTooMany":    {CodeTooMany, 0x210a, "too many connections"},
+	"CodeRestarted":  {CodeRestarted, 0x210b, "peer restarted"},
 }
 
 func TestCodeNumbersAndTextsNeverChange(t *testing.T) {
