@@ -58,6 +58,9 @@ type incoming struct {
 // Serve takes a link of a peer, whose ID is proven, to one protocol. It returns
 // when the link is in use or refused.
 func (s *Server) Serve(link Link, peer, protocol string) error {
+	if !s.Allowed(peer, protocol) { // what it may have had, Revoke has ended
+		return s.refuse(link, verdictRefused)
+	}
 	late := time.AfterFunc(helloLimit, link.Reset)
 	defer late.Stop()
 	h, err := readHello(link)
@@ -66,10 +69,6 @@ func (s *Server) Serve(link Link, peer, protocol string) error {
 		return err
 	}
 	key := trunkKey{peer, protocol, h.session}
-	if !s.Allowed(peer, protocol) {
-		s.drop(key, proto.CodeRevoked)
-		return s.refuse(link, verdictRefused)
-	}
 	in, v := s.session(key, h)
 	if v != verdictOK {
 		return s.refuse(link, v)
@@ -148,6 +147,10 @@ func (s *Server) join(in *incoming, link Link, h hello) error {
 	if h.attempt <= in.attempt {
 		return s.refuse(link, verdictStale)
 	}
+	if !s.Allowed(in.key.peer, in.key.protocol) { // the right has gone in the meantime
+		in.end(proto.CodeRevoked)
+		return s.refuse(link, verdictRefused)
+	}
 	in.attempt = h.attempt
 	a := answer{verdict: verdictOK, received: in.pipe.offsets(), survive: in.survive}
 	if err := a.write(link); err != nil {
@@ -197,16 +200,6 @@ func (s *Server) tell(in *incoming, e Event) {
 	if s.Told != nil {
 		e.Peer, e.Protocol = in.key.peer, in.key.protocol
 		s.Told(e)
-	}
-}
-
-// drop ends one session.
-func (s *Server) drop(key trunkKey, code proto.Code) {
-	s.mu.Lock()
-	in := s.trunks[key]
-	s.mu.Unlock()
-	if in != nil {
-		in.end(code)
 	}
 }
 
