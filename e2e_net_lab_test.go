@@ -98,7 +98,7 @@ func (l *lab) pair() (alice, bob *box) { return l.box("alice"), l.box("bob") }
 // start runs p2ptun there.
 func (b *box) start(args ...string) *process {
 	b.t.Helper()
-	return b.exec(b.binary, append(append([]string{"--home", b.home}, strings.Fields(os.Getenv("P2PTUN_NET_FLAGS"))...), args...)...)
+	return b.exec(b.binary, append([]string{"--home", b.home}, args...)...)
 }
 
 // exec runs a program there.
@@ -441,22 +441,17 @@ func (r *reached) wantSaid(relay string, stream registry.Path) {
 	}
 }
 
-// mirror sends n bytes and their end through a connection that echoes, and
-// wants them back.
-func mirror(t testing.TB, c *net.TCPConn, n int) {
+// mirror sends n bytes through a connection that echoes, and wants them back.
+func mirror(t testing.TB, c net.Conn, n int) {
 	t.Helper()
-	data := randomBytes(1, n)
+	data, got := randomBytes(1, n), make([]byte, n)
 	sent := make(chan error, 1)
 	go func() {
 		_, err := c.Write(data)
-		if err == nil {
-			err = c.CloseWrite()
-		}
 		sent <- err
 	}()
-	got, err := io.ReadAll(c)
-	if err != nil || !bytes.Equal(got, data) {
-		t.Fatalf("%d bytes came back, the same: %v (%v)", len(got), bytes.Equal(got, data), err)
+	if m, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("%d of %d bytes came back: %v", m, n, err)
 	}
 	if err := <-sent; err != nil {
 		t.Fatal(err)

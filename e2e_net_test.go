@@ -14,7 +14,7 @@ const (
 	slowPunch = 30 * time.Second // one that has to guess
 )
 
-// first records how long a forward took.
+// figure records how long the first byte took.
 func (r *reached) figure(scenario string) { figure(r.t, scenario, "first byte", r.took) }
 
 func TestNetLANByPeerIDAlone(t *testing.T) {
@@ -27,17 +27,14 @@ func TestNetLANByPeerIDAlone(t *testing.T) {
 
 func TestNetWANByAddress(t *testing.T) {
 	l := newLab(t, "wan")
-	alice, bob := l.pair()
-	p := alice.listen("--network", "none")
+	p := l.box("alice").listen("--network", "none")
 	where := "/ip4/" + l.do("addr", "alice") + "/"
 	for _, transport := range []string{"tcp", "udp"} {
 		addr := p.waitFor(t, &p.out, "address    ("+where+transport+`/\S+)`)[1]
-		other := l.box("bob")
-		r := other.reach(addr, "--network", "none")
+		r := l.box("bob").reach(addr, "--network", "none")
 		r.figure("WAN, address, " + transport)
 		r.wantDirect(0)
 	}
-	_ = bob
 }
 
 func TestNetWANByPeerIDOverAnOwnDHT(t *testing.T) {
@@ -61,14 +58,19 @@ type natLab struct {
 
 func newNATLab(t *testing.T, aliceNAT, bobNAT string, relayFlags ...string) *natLab {
 	t.Helper()
-	l := &natLab{lab: newLab(t, "nat", "--nat", aliceNAT+","+bobNAT)}
-	l.alice, l.bob = l.pair()
 	if len(relayFlags) == 0 {
 		relayFlags = forever
 	}
+	return (&natLab{lab: newLab(t, "nat", "--nat", aliceNAT+","+bobNAT)}).furnish(relayFlags)
+}
+
+// furnish starts the helpers.
+func (l *natLab) furnish(relayFlags []string) *natLab {
+	l.t.Helper()
+	l.alice, l.bob = l.pair()
 	l.relay = l.box("relay").help(relayFlags...)
 	l.boot = l.box("boot").help("--relay", l.relay.addrs[0])
-	l.network = networkFile(t, []*helper{l.relay, l.boot}, []*helper{l.relay})
+	l.network = networkFile(l.t, []*helper{l.relay, l.boot}, []*helper{l.relay})
 	return l
 }
 
@@ -117,5 +119,22 @@ func TestNetThroughNAT(t *testing.T) {
 				figure(t, scenario, "direct", r.wantDirect(limit))
 			})
 		}
+	}
+}
+
+// TestNetThroughNATFarAway: hole punching may begin before a node knows its own
+// public address; when, depends on the distance.
+func TestNetThroughNATFarAway(t *testing.T) {
+	wantNet(t)
+	for _, delay := range []string{"30ms", "40ms", "60ms", "90ms"} {
+		t.Run(delay, func(t *testing.T) {
+			l := (&natLab{lab: newLab(t, "nat", "--nat", "cone,cone", "--delay", delay)}).furnish(forever)
+			l.alice.listen("--network", l.network)
+			l.alice.wantSlot(l.relay.id, 3*time.Second)
+			r := l.bob.reach(l.alice.id, "--network", l.network)
+			scenario := "NAT, cone dials cone, each " + delay + " away"
+			r.figure(scenario)
+			figure(t, scenario, "direct", r.wantDirect(fastPunch))
+		})
 	}
 }
