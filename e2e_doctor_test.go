@@ -91,6 +91,9 @@ func TestDoctorTellsByItsExitCodeWhatIsWrong(t *testing.T) {
 					t.Errorf("%s: %+v", c.protocol, st)
 				}
 			}
+			if st := d.of(t, "dialled"); !strings.Contains(st.Detail, "dialled in") || !strings.HasSuffix(st.Detail, "found by: given") {
+				t.Errorf("%s: %+v", c.protocol, st)
+			}
 			for _, name := range []string{"dialled", "rtt"} {
 				if st := d.of(t, name); st.Result != "ok" || !strings.Contains(st.Detail, "direct") {
 					t.Errorf("%s: %+v", c.protocol, st)

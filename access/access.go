@@ -35,6 +35,7 @@ type Table struct {
 	changed   func()
 	now       func() time.Time
 	redeeming chan struct{} // holds one while an invite's use is written
+	loading   sync.Mutex    // held while the file is read and put in place
 
 	mu      sync.RWMutex
 	said    content
@@ -223,8 +224,8 @@ func (w *watcher) look(t *Table) {
 	if !changed {
 		w.looks = 0
 		if due {
-			t.noteTime(0) // what is over stays over
 			t.expire()
+			t.noteTime(-1) // what is over stays over
 		}
 		return
 	}
@@ -266,10 +267,11 @@ func (t *Table) Reload() { t.load(true) }
 
 // noteTime writes the time down, where something is to expire and that was not
 // done for so long. Without it an expiry holds all the same until the end of
-// the process, so an error, a full disk for one, is none.
+// the process, so an error, a full disk for one, is none. Below zero it is done
+// in any case.
 func (t *Table) noteTime(every time.Duration) {
 	t.mu.Lock()
-	c, due := t.clock, !t.next.IsZero() && t.now().Sub(t.noted) >= every && !t.clock.isGone()
+	c, due := t.clock, (every < 0 || !t.next.IsZero()) && t.now().Sub(t.noted) >= every && !t.clock.isGone()
 	if due {
 		t.noted = t.now()
 	}
@@ -294,13 +296,24 @@ func (t *Table) expire() {
 // that may pass, counts only where it is final; else the rules that were read
 // before go on to hold. It says whether there is nothing left to try.
 func (t *Table) load(final bool) (settled bool) {
+	settled, tell := t.loadOnce(final)
+	if tell {
+		t.changed()
+	}
+	return settled
+}
+
+// loadOnce is load, alone: what was read first must not be put in place last.
+func (t *Table) loadOnce(final bool) (settled, tell bool) {
+	t.loading.Lock()
+	defer t.loading.Unlock()
 	seen := stampOf(t.path)
 	said, err := read(t.path)
 	clock, clockErr := newClock(clockPath(t.path))
 	err = cmp.Or(err, clockErr)
 	passes := mayPass(err)
 	if !final && (passes || !seen.same(stampOf(t.path))) {
-		return false
+		return false, false
 	}
 	t.mu.Lock()
 	t.setClock(clock, clockErr)
@@ -315,10 +328,7 @@ func (t *Table) load(final bool) (settled bool) {
 	t.stamp, t.retry, t.err, t.said, t.rules, t.invites = seen, passes, err, said, rules, said.byID
 	t.index()
 	t.mu.Unlock()
-	if !again {
-		t.changed()
-	}
-	return !passes
+	return !passes, !again
 }
 
 // setClock takes the clock that was read. Time goes back only where its file

@@ -130,8 +130,8 @@ func (h Hosting) ownNetwork(cfg *node.Config) error {
 	}
 	cfg.MapPorts = true
 	cfg.Relays = slices.Concat(cfg.Relays, n.Relays)
-	if len(n.Bootstrap) > 0 {
-		cfg.DHT = &node.DHT{Bootstrap: n.Bootstrap}
+	if len(n.Bootstrap) > 0 || cfg.Relay != nil {
+		cfg.DHT = &node.DHT{Bootstrap: n.Bootstrap, Server: cfg.Relay != nil}
 	}
 	if n.PSK != "" {
 		cfg.PSK, err = readPSK(filepath.Dir(h.Network), n.PSK)
@@ -178,9 +178,10 @@ func (s *Server) relayService() *node.RelayService {
 	if r == nil {
 		return nil
 	}
-	s.access.Lend(RelayRight, r.Allow, r.Open) // until the end
+	s.access.Lend(RelayRight, r.Allow, false) // until the end
 	return &node.RelayService{
-		Allowed:  func(peer string) bool { return s.access.Allowed(peer, RelayRight) },
+		// Open is not lent: who is let in anywhere has no limits of strangers.
+		Allowed:  func(peer string) bool { return r.Open || s.access.Allowed(peer, RelayRight) },
 		Duration: r.Duration, Bytes: r.Bytes, Slots: r.Slots, Circuits: r.Circuits,
 	}
 }

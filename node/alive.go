@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multistream"
+	"github.com/quic-go/quic-go"
 )
 
 // Liveness: libp2p notices that nobody is at the other end after 30 to 45 s.
@@ -27,10 +28,6 @@ const (
 	askAlive     = 2500 * time.Millisecond
 	aliveLimit   = 5 * time.Second
 	hurriedLimit = 1500 * time.Millisecond
-	// aliveBytes is how much a connection must have taken in askAlive to count
-	// as alive while a ping waits behind it: more than what a dead one's
-	// buffers go on to take from somebody who types.
-	aliveBytes = 16 << 10
 	// maxPings bounds the connections that are asked at the same time.
 	maxPings = 512
 )
@@ -163,7 +160,7 @@ func (p *prober) take(c network.Conn) *line {
 // ask pings once, and closes the connection where nothing says that it lives.
 func (p *prober) ask(ctx context.Context, c network.Conn, l *line, limit time.Duration) {
 	t := p.of(c)
-	last, wait := t.snapshot(), limit
+	last := t.snapshot(c)
 	answered := make(chan error, 1)
 	go func() { answered <- l.ping(ctx, c) }()
 	for {
@@ -177,30 +174,48 @@ func (p *prober) ask(ctx context.Context, c network.Conn, l *line, limit time.Du
 			l.hangUp()
 			<-answered
 			return
-		case <-time.After(wait):
+		case <-time.After(limit):
 		}
-		now := t.snapshot()
-		if !now.since(last) {
+		now := t.snapshot(c)
+		if now.isDead(last) {
 			p.log.Info("a dead connection", "peer", c.RemotePeer(), "addr", c.RemoteMultiaddr())
 			closeDead(c)
 			l.hangUp()
 			<-answered
 			return
 		}
-		last, wait = now, askAlive
+		last = now
 	}
 }
 
-// counts is a connection's traffic at one moment.
-type counts struct{ in, out int64 }
+// counts is a connection's traffic at one moment: bytes of streams and, over
+// QUIC, packets.
+type counts struct {
+	in, out       int64
+	quic          bool
+	sent, arrived uint64
+}
 
-func (t *traffic) snapshot() counts { return counts{t.in.Load(), t.out.Load()} }
+func (t *traffic) snapshot(c network.Conn) counts {
+	n := counts{in: t.in.Load(), out: t.out.Load()}
+	var conn *quic.Conn
+	if n.quic = c.As(&conn) && conn != nil; n.quic {
+		stats := conn.ConnectionStats()
+		n.sent, n.arrived = stats.PacketsSent, stats.PacketsReceived
+	}
+	return n
+}
 
-// since says that a connection has lived since an earlier moment. What comes in
-// shows it; what goes out only where it is more than the buffers of a dead one
-// take from somebody who types.
-func (c counts) since(last counts) bool {
-	return c.in > last.in || c.out-last.out >= aliveBytes
+// isDead says that nothing shows life since an earlier moment, while a ping
+// waited for its answer. Over QUIC the ping may not have left at all: where
+// nobody reads the connection's streams its window is used up. So only packets
+// that were sent and not acknowledged count. Over TCP the kernel judges as well
+// where bytes go out: see unackedLimit.
+func (n counts) isDead(last counts) bool {
+	if n.quic {
+		return n.sent > last.sent && n.arrived == last.arrived
+	}
+	return n.in == last.in && n.out == last.out
 }
 
 // closeDead closes a connection, without waiting for what it still tries to

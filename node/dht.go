@@ -58,6 +58,8 @@ type finder struct {
 	found func(peer.AddrInfo)
 	moved chan struct{} // holds one where our addresses have changed
 
+	tasks sync.WaitGroup
+
 	mu       sync.Mutex
 	searches map[peer.ID]chan struct{} // closed when the search has ended, and the pause after it
 }
@@ -191,7 +193,7 @@ func (f *finder) search(ctx context.Context, p peer.ID) <-chan struct{} {
 		return done
 	}
 	f.searches[p] = done
-	go f.find(ctx, p, done)
+	f.tasks.Go(func() { f.find(ctx, p, done) })
 	return done
 }
 
@@ -218,4 +220,9 @@ func (f *finder) find(ctx context.Context, p peer.ID, done chan struct{}) {
 // known is how many nodes of the DHT we know.
 func (f *finder) known() int { return f.kad.RoutingTable().Size() }
 
-func (f *finder) close() error { return f.kad.Close() }
+// close returns when nothing of it runs; what it was called with must have
+// ended.
+func (f *finder) close() error {
+	f.tasks.Wait()
+	return f.kad.Close()
+}

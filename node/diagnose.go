@@ -312,7 +312,7 @@ func (n *Node) NAT() (tcp, udp NATKind, observers int) {
 	n.notes.mu.Lock()
 	defer n.notes.mu.Unlock()
 	var list []observation
-	from, ips := map[string]bool{}, localIPs()
+	from, ips := map[string]bool{}, knownIPs()
 	for c, seen := range n.notes.observed {
 		if o, ok := observe(c.LocalMultiaddr(), c.RemoteMultiaddr(), seen, ips); ok {
 			list = append(list, o)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -33,15 +34,16 @@ type knownPeer struct {
 
 // memory remembers the addresses that peers were reached at.
 type memory struct {
-	path string
-	log  *slog.Logger
+	path  string
+	log   *slog.Logger
+	dirty chan struct{} // holds one while the file is to be written
 
 	mu    sync.Mutex
 	peers map[string]knownPeer // by ID
 }
 
 func newMemory(path string, log *slog.Logger) *memory {
-	m := &memory{path: path, log: log, peers: map[string]knownPeer{}}
+	m := &memory{path: path, log: log, dirty: make(chan struct{}, 1), peers: map[string]knownPeer{}}
 	if path == "" {
 		return m
 	}
@@ -73,20 +75,46 @@ func (m *memory) lookup(p peer.ID) (addrs []ma.Multiaddr) {
 	return addrs
 }
 
-// good notes that a peer was reached at an address by a dial of ours.
+// good notes that a peer was reached at an address by a dial of ours. It does
+// not wait for the disk.
 func (m *memory) good(p peer.ID, a ma.Multiaddr) {
 	id, text := p.String(), a.String()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	known := m.peers[id]
-	fresh := len(known.Addrs) > 0 && known.Addrs[0] == text && time.Since(known.Last) < time.Hour
-	if fresh || m.path == "" {
+	if m.path == "" || slices.Contains(known.Addrs, text) && time.Since(known.Last) < time.Hour {
 		return
 	}
 	rest := slices.DeleteFunc(slices.Clone(known.Addrs), func(t string) bool { return t == text })
 	m.peers[id] = knownPeer{Addrs: append([]string{text}, rest...), Last: time.Now()}
 	m.bound()
+	select {
+	case m.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// serve writes the file after changes, until ctx ends.
+func (m *memory) serve(ctx context.Context) {
+	for {
+		select {
+		case <-m.dirty:
+			m.write()
+		case <-ctx.Done():
+			select {
+			case <-m.dirty:
+				m.write()
+			default:
+			}
+			return
+		}
+	}
+}
+
+func (m *memory) write() {
+	m.mu.Lock()
 	data, err := json.MarshalIndent(m.peers, "", "  ")
+	m.mu.Unlock()
 	if err == nil {
 		err = home.WriteFile(m.path, append(data, '\n'))
 	}

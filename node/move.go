@@ -20,10 +20,10 @@ import (
 const lookAround = time.Second
 
 // localIPs are the addresses of this machine that others may reach, sorted.
-func localIPs() (ips []netip.Addr) {
+func localIPs() (ips []netip.Addr, err error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast() {
@@ -31,24 +31,40 @@ func localIPs() (ips []netip.Addr) {
 		}
 	}
 	slices.SortFunc(ips, netip.Addr.Compare)
+	return ips, nil
+}
+
+// knownIPs is localIPs, or nothing where they can't be looked at.
+func knownIPs() []netip.Addr {
+	ips, _ := localIPs()
 	return ips
 }
 
 // followNetwork calls moved when this machine's addresses have changed, until
-// ctx ends.
-func followNetwork(ctx context.Context, look func() []netip.Addr, moved func(now []netip.Addr)) {
+// ctx ends. lost says that some are gone. What can't be looked at, for want of
+// file descriptors for one, has not changed.
+func followNetwork(ctx context.Context, look func() ([]netip.Addr, error), moved func(now []netip.Addr, lost bool)) {
 	tick := time.NewTicker(lookAround)
 	defer tick.Stop()
-	last := look()
+	last, err := look()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if now := look(); !slices.Equal(now, last) {
+		now, again := look()
+		if again != nil {
+			continue
+		}
+		if err != nil { // the first that could be looked at
+			last, err = now, nil
+			continue
+		}
+		if !slices.Equal(now, last) {
+			lost := slices.ContainsFunc(last, func(ip netip.Addr) bool { return !slices.Contains(now, ip) })
 			last = now
-			moved(now)
+			moved(now, lost)
 		}
 	}
 }
@@ -56,7 +72,7 @@ func followNetwork(ctx context.Context, look func() []netip.Addr, moved func(now
 // moved follows this machine to another network: connections from an address
 // that it has no more are dead, and what could not be dialled before may be
 // dialled now.
-func (n *Node) moved(now []netip.Addr) {
+func (n *Node) moved(now []netip.Addr, lost bool) {
 	n.log.Info("this machine's addresses have changed", "now", now)
 	n.here.move(now, n.host.Network().ListenAddresses())
 	n.announce()
@@ -69,7 +85,9 @@ func (n *Node) moved(now []netip.Addr) {
 			closeDead(c)
 		}
 	}
-	n.prober.askAll(n.life, hurriedLimit)
+	if lost { // one more interface is no reason to doubt
+		n.prober.askAll(n.life, hurriedLimit)
+	}
 	n.retry()
 }
 

@@ -12,7 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/pnet"
@@ -94,7 +93,7 @@ type Node struct {
 	poke    event.Emitter // of announce; nil where libp2p chooses relays itself
 	notes   *notes
 	perf    *perfServer
-	traffic *metrics.BandwidthCounter // of a relay; else nil
+	ledger  *ledger // of a relay; else nil
 	relays  []peer.AddrInfo
 	trusted func(peer string) bool
 	named   func(peer string) bool
@@ -149,7 +148,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	if n.told == nil {
 		n.told = func(string, registry.Path, bool) {}
 	}
-	n.memory, n.here = newMemory(cfg.KnownPath, n.log), newHere(localIPs())
+	n.memory, n.here = newMemory(cfg.KnownPath, n.log), newHere(knownIPs())
 	n.notes, n.perf = newNotes(cfg), newPerfServer()
 	n.prober = newProber(n.log, n.neededConns)
 	n.slots = newReserver(n.log, n.Watch, func() { n.announce(); n.addrsChanged() })
@@ -179,6 +178,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.followObservers()
 	n.host.SetStreamHandler(proto.PerfProtocol, n.handlePerf)
 	n.handlers.Go(func() { n.prober.serve(n.life) })
+	n.handlers.Go(func() { n.memory.serve(n.life) })
 	n.handlers.Go(func() { followNetwork(n.life, localIPs, n.moved) })
 	for _, relay := range cfg.Relays {
 		n.handlers.Go(func() { n.slots.serve(n.life, relay) })
@@ -256,14 +256,17 @@ func (n *Node) reachOptions(cfg Config) (opts []libp2p.Option) {
 		opts = append(opts, libp2p.Transport(quic.NewTransport))
 	}
 	if cfg.MapPorts {
-		opts = append(opts, libp2p.NATPortMap(), libp2p.EnableAutoNATv2())
+		opts = append(opts, libp2p.NATPortMap())
+	}
+	if cfg.MapPorts || cfg.Relay != nil { // a relay answers the others
+		opts = append(opts, libp2p.EnableAutoNATv2())
 	}
 	if cfg.AutoRelay {
 		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(n.relayCandidates, autorelay.WithMinInterval(30*time.Second), autorelay.WithBootDelay(0)))
 	}
 	if cfg.Relay != nil {
-		n.traffic = metrics.NewBandwidthCounter()
-		opts = append(opts, libp2p.EnableRelayService(cfg.Relay.options()...), libp2p.ForceReachabilityPublic(), libp2p.EnableNATService(), libp2p.BandwidthReporter(n.traffic))
+		n.ledger = newLedger()
+		opts = append(opts, libp2p.EnableRelayService(cfg.Relay.options()...), libp2p.ForceReachabilityPublic(), libp2p.EnableNATService(), libp2p.BandwidthReporter(n.ledger))
 	}
 	return opts
 }

@@ -182,7 +182,7 @@ func (n *Node) describe(c network.Conn) registry.Path {
 	p.RTTms = float64(n.prober.rtt(c).Microseconds()) / 1000
 	stat := c.Stat()
 	if bytes, ok := stat.Extra[client.StatLimitData].(uint64); ok && bytes > 0 {
-		used := n.prober.of(c).snapshot()
+		used := n.prober.of(c).snapshot(c)
 		p.LimitBytes = max(1, int64(bytes)-max(used.in, used.out))
 	}
 	if d, ok := stat.Extra[client.StatLimitDuration].(time.Duration); ok && d > 0 {
@@ -211,10 +211,10 @@ func (n *Node) Relays() []RelayStatus { return n.slots.list() }
 
 // Accounts lists what this node has carried for each peer, as a relay.
 func (n *Node) Accounts() []PeerTraffic {
-	if n.traffic == nil {
+	if n.ledger == nil {
 		return nil
 	}
-	return accounts(n.traffic)
+	return n.ledger.list()
 }
 
 // Reachability says whether others can dial this node, as AutoNAT v2 found:

@@ -1,10 +1,15 @@
 package node
 
 import (
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	circuit "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -81,10 +86,60 @@ type PeerTraffic struct {
 	Out  int64  `json:"bytes_out"` // to the peer
 }
 
-// accounts lists the traffic of each peer.
-func accounts(b *metrics.BandwidthCounter) (list []PeerTraffic) {
-	for p, s := range b.GetBandwidthByPeer() {
-		list = append(list, PeerTraffic{Peer: p.String(), In: s.TotalIn, Out: s.TotalOut})
+// maxAccounts bounds the peers that a relay keeps account of; further ones are
+// carried without.
+const maxAccounts = 4096
+
+// ledger counts what a relay carries, by peer. libp2p's own counter keeps every
+// peer and protocol name that anybody ever showed.
+type ledger struct {
+	mu    sync.Mutex
+	peers map[peer.ID]*PeerTraffic
+}
+
+var _ metrics.Reporter = (*ledger)(nil)
+
+func newLedger() *ledger { return &ledger{peers: map[peer.ID]*PeerTraffic{}} }
+
+func (l *ledger) count(p peer.ID, proto protocol.ID, in, out int64) {
+	if proto != circuit.ProtoIDv2Hop && proto != circuit.ProtoIDv2Stop {
+		return
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.peers[p]
+	if t == nil {
+		if len(l.peers) >= maxAccounts {
+			return
+		}
+		t = &PeerTraffic{Peer: p.String()}
+		l.peers[p] = t
+	}
+	t.In += in
+	t.Out += out
+}
+
+// list is by peer.
+func (l *ledger) list() (list []PeerTraffic) {
+	l.mu.Lock()
+	for _, t := range l.peers {
+		list = append(list, *t)
+	}
+	l.mu.Unlock()
+	slices.SortFunc(list, func(a, b PeerTraffic) int { return strings.Compare(a.Peer, b.Peer) })
 	return list
 }
+
+// What libp2p tells, and what it may ask for: nothing but streams' bytes is
+// kept.
+func (l *ledger) LogSentMessageStream(n int64, proto protocol.ID, p peer.ID) { l.count(p, proto, 0, n) }
+func (l *ledger) LogRecvMessageStream(n int64, proto protocol.ID, p peer.ID) { l.count(p, proto, n, 0) }
+func (l *ledger) Reset()                                                     {}
+func (l *ledger) TrimIdle(time.Time)                                         {}
+func (l *ledger) LogSentMessage(int64)                                       {}
+func (l *ledger) LogRecvMessage(int64)                                       {}
+func (l *ledger) GetBandwidthForPeer(peer.ID) metrics.Stats                  { return metrics.Stats{} }
+func (l *ledger) GetBandwidthForProtocol(protocol.ID) metrics.Stats          { return metrics.Stats{} }
+func (l *ledger) GetBandwidthTotals() metrics.Stats                          { return metrics.Stats{} }
+func (l *ledger) GetBandwidthByPeer() map[peer.ID]metrics.Stats              { return nil }
+func (l *ledger) GetBandwidthByProtocol() map[protocol.ID]metrics.Stats      { return nil }

@@ -17,7 +17,7 @@ import (
 // connection to be acknowledged before it gives the connection up (RFC 5482).
 // It is the kernel's own word on a path that carries much, where a ping would
 // wait behind what is queued.
-const unackedLimit = 8 * time.Second
+const unackedLimit = 7 * time.Second
 
 // newTCP is libp2p's TCP transport over sockets with our options.
 func newTCP(u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (transport.Transport, error) {

@@ -144,6 +144,10 @@ func (s *Server) make(key trunkKey, h hello) (*incoming, verdict) {
 func (s *Server) join(in *incoming, link Link, h hello) error {
 	in.joining.Lock()
 	defer in.joining.Unlock()
+	if !h.resume && !s.Allowed(in.key.peer, in.key.protocol) {
+		in.end(proto.CodeRevoked) // Revoke may have passed before it was there
+		return s.refuse(link, verdictRefused)
+	}
 	if h.attempt <= in.attempt {
 		return s.refuse(link, verdictStale)
 	}
