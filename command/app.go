@@ -150,7 +150,7 @@ func (t *tool) owner(ctx context.Context) (*daemon.Client, error) {
 // tellNetwork says, once for each home, what leaves the network by default.
 func (t *tool) tellNetwork(opts daemon.Options) {
 	h := opts.Hosting.Network
-	if h == "" && opts.Relay == nil && opts.Inherit.Network == daemon.NetworkPublic && opts.Home.TellOnce("public") {
+	if h == "" && opts.Relay == nil && (opts.Inherit.Network == "" || opts.Inherit.Network == daemon.NetworkPublic) && opts.Home.TellOnce("public") {
 		t.note("peers are found by the public IPFS DHT too, whose nodes see this peer ID and its addresses; to turn that off: --network lan")
 	}
 	if n, err := daemon.ReadNetwork(h); err == nil && n.PSK != "" {

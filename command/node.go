@@ -157,14 +157,21 @@ func (t *tool) daemon(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	return t.own(c, opts, t.showDaemon)
+}
+
+// own runs the node of the home until a signal or `p2ptun stop`; show prints
+// the ready lines.
+func (t *tool) own(c *cli.Context, opts daemon.Options, show func(*cli.Context, daemon.Options) error) error {
 	server, err := daemon.Become(c.Context, opts)
 	if err != nil {
 		return err
 	}
 	stop := newStopper(t, server, c.Duration("drain"))
-	if err := t.showDaemon(c, opts); err != nil {
+	if err := show(c, opts); err != nil {
 		return errors.Join(err, stop.stop(0, true))
 	}
+	t.tellNetwork(opts)
 	_, _ = sd.SdNotify(false, sd.SdNotifyReady)
 	select {
 	case <-t.Soft.Done():

@@ -1,12 +1,10 @@
 package command
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
 	"p2ptun/daemon"
@@ -40,21 +38,7 @@ func (t *tool) relay(c *cli.Context) error {
 	if opts.Relay, err = t.relayOptions(c); err != nil {
 		return err
 	}
-	server, err := daemon.Become(c.Context, opts)
-	if err != nil {
-		return err
-	}
-	stop := newStopper(t, server, c.Duration("drain"))
-	if err := t.showRelay(c, opts); err != nil {
-		return errors.Join(err, stop.stop(0, true))
-	}
-	_, _ = sd.SdNotify(false, sd.SdNotifyReady)
-	select {
-	case <-t.Soft.Done():
-	case <-stop.wanted:
-	}
-	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
-	return stop.stop(c.Duration("drain"), !stop.asked())
+	return t.own(c, opts, t.showRelay)
 }
 
 // The limits of a relay that is open to all, which are those that libp2p has by
