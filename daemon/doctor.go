@@ -264,15 +264,8 @@ func (s *Server) postDoctor(w http.ResponseWriter, r *http.Request) error {
 	if err := req.normalize(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := s.untilClosing(r.Context())
 	defer cancel()
-	go func() {
-		select {
-		case <-s.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := lineWriter{w: w}
 	d := &doctor{s: s, req: req}

@@ -309,15 +309,10 @@ func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
 	return Event{}, false
 }
 
-// getEvents carries all events of the node until the client or the node ends.
-func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
-	feed, err := s.feed("events", true)
-	if err != nil {
-		return err
-	}
-	defer feed.close()
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
+// untilClosing gives a context that also ends when the control socket is about
+// to close.
+func (s *Server) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		select {
 		case <-s.closing:
@@ -325,6 +320,18 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 		case <-ctx.Done():
 		}
 	}()
+	return ctx, cancel
+}
+
+// getEvents carries all events of the node until the client or the node ends.
+func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
+	feed, err := s.feed("events", true)
+	if err != nil {
+		return err
+	}
+	defer feed.close()
+	ctx, cancel := s.untilClosing(r.Context())
+	defer cancel()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := lineWriter{w: w}
 	_ = http.NewResponseController(w).Flush()

@@ -257,7 +257,7 @@ func (c *Client) resume(o *outgoing, why error) {
 	defer cancel()
 	survive := o.kept()
 	c.tasks.Go(func() {
-		if o.park(ctx, since, survive, nil) {
+		if o.park(since, survive, ctx.Done()) {
 			o.end(proto.CodePeerAway)
 		}
 	})

@@ -55,28 +55,18 @@ func (c *control) reset(id uint32, code proto.Code) {
 
 // end is said where yamux's own end would do, were it not for resets: those go
 // another way, and a reset must never come out as an end.
-func (c *control) end(id uint32, total uint64) {
-	c.mu.Lock()
-	if _, reset := c.resets[id]; !reset {
-		c.ends[id] = total
-	}
-	c.mu.Unlock()
-	c.wake()
-}
+func (c *control) end(id uint32, total uint64) { c.say(c.ends, id, total) }
 
-func (c *control) credit(id uint32, total uint64) {
-	c.mu.Lock()
-	if _, reset := c.resets[id]; !reset {
-		c.credits[id] = total
-	}
-	c.mu.Unlock()
-	c.wake()
-}
+func (c *control) credit(id uint32, total uint64) { c.say(c.credits, id, total) }
 
-func (c *control) block(id uint32, had uint64) {
+func (c *control) block(id uint32, had uint64) { c.say(c.blocked, id, had) }
+
+// say keeps a word about a stream, in place of an older one, unless it is being
+// reset.
+func (c *control) say(words map[uint32]uint64, id uint32, value uint64) {
 	c.mu.Lock()
 	if _, reset := c.resets[id]; !reset {
-		c.blocked[id] = had
+		words[id] = value
 	}
 	c.mu.Unlock()
 	c.wake()

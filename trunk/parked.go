@@ -1,9 +1,6 @@
 package trunk
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // parkLook is how often a session without a link looks at the clock: a
 // laptop's sleep counts, so no timer will do.
@@ -13,8 +10,9 @@ const parkLook = time.Second
 func wall() time.Time { return time.Now().Round(0) }
 
 // park waits until the session has had no link for so long, by the wall clock,
-// and reports true; false when it has one again, has ended, or ctx has.
-func (s *session) park(ctx context.Context, since time.Time, survive time.Duration, back <-chan struct{}) bool {
+// and reports true; false when back is closed, since it has one again, or the
+// session has ended.
+func (s *session) park(since time.Time, survive time.Duration, back <-chan struct{}) bool {
 	tick := time.NewTicker(parkLook)
 	defer tick.Stop()
 	for {
@@ -22,8 +20,6 @@ func (s *session) park(ctx context.Context, since time.Time, survive time.Durati
 		case <-back:
 			return false
 		case <-s.pipe.ended:
-			return false
-		case <-ctx.Done():
 			return false
 		case <-tick.C:
 			if wall().Sub(since) >= survive {

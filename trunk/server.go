@@ -1,7 +1,6 @@
 package trunk
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -131,7 +130,7 @@ func (s *Server) make(key trunkKey, h hello) (*incoming, verdict) {
 	}
 	s.trunks[key] = in
 	s.tasks.Go(func() {
-		in.accept(context.Background(), func(st *Stream) { go s.Accept(key.peer, key.protocol, st) })
+		in.accept(func(st *Stream) { go s.Accept(key.peer, key.protocol, st) })
 		in.end(proto.CodePeerAway)
 		s.mu.Lock()
 		delete(s.trunks, key)
@@ -189,7 +188,7 @@ func (s *Server) away(in *incoming, why error) {
 	since := wall()
 	s.tell(in, Event{Op: Parked, Streams: in.count(), Reason: why.Error()})
 	s.tasks.Go(func() {
-		if in.park(context.Background(), since, in.survive, back) {
+		if in.park(since, in.survive, back) {
 			s.tell(in, Event{Op: Ended, Streams: in.count(), Reason: "no link for too long"})
 			in.end(proto.CodePeerAway)
 			return

@@ -1,7 +1,6 @@
 package trunk
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"sync"
@@ -137,9 +136,9 @@ func (s *session) open() (*Stream, error) {
 
 // accept hands the peer's streams to f until the session ends. The first is
 // the control stream.
-func (s *session) accept(ctx context.Context, f func(*Stream)) {
+func (s *session) accept(f func(*Stream)) {
 	for {
-		ys, err := s.mux.AcceptStreamWithContext(ctx)
+		ys, err := s.mux.AcceptStream()
 		if err != nil {
 			return
 		}

@@ -135,3 +135,29 @@ func TestAResetComesOutWithItsCode(t *testing.T) {
 		t.Errorf("our read: %v", err)
 	}
 }
+
+// A right that is taken away ends the trunk, and no resume goes around that,
+// neither of a linked one nor of one that has just lost its link.
+func TestNoResumeGoesAroundARevocation(t *testing.T) {
+	for name, lose := range map[string]func(*world){"linked": func(*world) {}, "cut": (*world).cut} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, echo)
+			st := open(t, w)
+			_, err := st.Write([]byte("x"))
+			must(t, err)
+			_, err = io.ReadFull(st, make([]byte, 1))
+			must(t, err)
+			lose(w)
+			w.revoke()
+			var reset *registry.ResetError
+			if _, err := st.Read(make([]byte, 1)); !errors.As(err, &reset) {
+				t.Errorf("the stream goes on: %v", err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if _, err := w.Open(ctx); err == nil {
+				t.Error("a new stream was opened")
+			}
+		})
+	}
+}

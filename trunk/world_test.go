@@ -2,7 +2,6 @@ package trunk
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"testing"
@@ -24,7 +23,7 @@ type world struct {
 	server *Server
 
 	mu       sync.Mutex
-	down     bool
+	denied   bool
 	changed  chan struct{}
 	links    []net.Conn
 	made     int
@@ -46,7 +45,7 @@ func newWorld(t testing.TB, accept func(*Stream)) *world {
 		t.Fatal(err)
 	}
 	w.server = &Server{
-		Allowed: func(string, string) bool { return true },
+		Allowed: func(string, string) bool { return !w.isDenied() },
 		Accept:  func(_, _ string, st *Stream) { accept(st) },
 		Survive: func(string) time.Duration { return time.Hour },
 		Budget:  NewBudget(DefaultBudget),
@@ -78,9 +77,6 @@ func newWorld(t testing.TB, accept func(*Stream)) *world {
 func (w *world) dial(ctx context.Context) (Link, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.down {
-		return nil, errors.New("down")
-	}
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", w.listener.Addr().String())
 	if err != nil {
 		return nil, err
@@ -93,13 +89,27 @@ func (w *world) dial(ctx context.Context) (Link, error) {
 func (w *world) watch() (bool, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.down, w.changed
+	return true, w.changed
 }
 
 func (w *world) told(e Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = append(w.events, e)
+}
+
+func (w *world) isDenied() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.denied
+}
+
+// revoke takes the client's right away.
+func (w *world) revoke() {
+	w.mu.Lock()
+	w.denied = true
+	w.mu.Unlock()
+	w.server.Revoke()
 }
 
 // cut resets all links.
