@@ -351,3 +351,42 @@ func wantHint(t testing.TB, p *process, script string) {
 		}
 	}
 }
+
+// TestFuzzTellsGosOwnRaceFromAFailure: a go that lists one fuzzer, and then says
+// of it what the lines of a file say, one run after the other.
+func TestFuzzTellsGosOwnRaceFromAFailure(t *testing.T) {
+	const (
+		race   = `--- FAIL: FuzzIt (10.14s)\n    context deadline exceeded\nFAIL\n`
+		crash  = `--- FAIL: FuzzIt (1s)\n    Failing input written to testdata\n    context deadline exceeded\nFAIL\n`
+		broken = `--- FAIL: FuzzIt (1s)\n    fuzzing process hung\nFAIL\n`
+	)
+	for name, c := range map[string]struct {
+		runs []string
+		code int
+	}{
+		"race, then well":  {[]string{race, race, ""}, 0},
+		"race each time":   {[]string{race, race, race}, 1},
+		"an input":         {[]string{crash, ""}, 1},
+		"something else":   {[]string{broken, ""}, 1},
+		"well":             {[]string{""}, 0},
+		"race, then input": {[]string{race, crash, ""}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for i, said := range c.runs {
+				writeFile(t, filepath.Join(dir, fmt.Sprint("run", i)), said)
+			}
+			fake := filepath.Join(dir, "go")
+			writeFile(t, fake, "#!/bin/sh\ncase $* in *-list*) [ \"$4\" != ./trunk ] || echo FuzzIt; exit ;; esac\n"+
+				"n=$(cat "+dir+"/n 2>/dev/null || echo 0); echo $((n + 1)) >"+dir+"/n\nprintf %b \"$(cat "+dir+"/run$n)\"\n[ ! -s "+dir+"/run$n ]\n")
+			if err := os.Chmod(fake, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			path := scriptPath(t, "fuzz")
+			if code := startFrom(t, path, path, "1s", "FuzzIt").exit(t); code != c.code {
+				t.Errorf("exit code %d, want %d", code, c.code)
+			}
+		})
+	}
+}
