@@ -139,29 +139,57 @@ func TestLocalAddressThatIsTakenExitsWith6(t *testing.T) {
 
 func TestForwardComesBackAfterItsPeerWasKilled(t *testing.T) {
 	s := serve(t, echoBack)
-	tun := startTunnel(t, overTCP, s.addr())
-	var live []net.Conn
-	for range 5 {
-		c := tun.forward.dial(t)
-		wantEcho(t, c, "before the crash")
-		live = append(live, c)
-	}
-	tun.listen.kill()
+	service, client := newNode(t), newNode(t)
+	service.run("allow", testProtocol, client.id)
+	l := startListen(service, overTCP, testProtocol, s.addr())
+	f := startForward(client, testProtocol, l.addr, "--survive", "0")
+	live := dialEchoing(t, f, 5)
+	l.kill()
 	for _, c := range live {
 		_ = c.SetDeadline(time.Now().Add(atOnce))
 		wantReset(t, c)
 	}
 	for range 3 {
-		wantResetAtOnce(t, tun.forward)
+		wantResetAtOnce(t, f)
 	}
-	tun.forward.saysOnStderr(t, "peer away")
-	tun.forward.saysOnStderr(t, "connection not carried")
+	f.saysOnStderr(t, "peer away")
+	f.saysOnStderr(t, "connection not carried")
 
-	startListen(tun.service, tun.listen.where(), testProtocol, s.addr())
-	await(t, "the forward carries bytes again", func() bool { return echoes(tun.forward) })
-	if !tun.forward.alive() {
+	startListen(service, l.where(), testProtocol, s.addr())
+	await(t, "the forward carries bytes again", func() bool { return echoes(f) })
+	if !f.alive() {
 		t.Fatal("the forward has ended")
 	}
+}
+
+// dialEchoing makes connections through a forward that have echoed something.
+func dialEchoing(t testing.TB, f *forwarding, n int) (live []net.Conn) {
+	t.Helper()
+	for range n {
+		c := f.dial(t)
+		wantEcho(t, c, "before")
+		live = append(live, c)
+	}
+	return live
+}
+
+// TestConnectionsOfAPeerThatHasRestartedAreReset: they wait while it is away, as
+// nobody can know whether it comes back as it was. When it is back and knows
+// nothing of them, they end at once.
+func TestConnectionsOfAPeerThatHasRestartedAreReset(t *testing.T) {
+	s := serve(t, echoBack)
+	tun := startTunnel(t, overTCP, s.addr())
+	live := dialEchoing(t, tun.forward, 5)
+	tun.listen.kill()
+	tun.forward.saysOnStderr(t, "5 connections, /x/test on "+tun.service.id+": the way is lost; kept for up to 1h0m0s")
+	late := tun.forward.dial(t)
+	startListen(tun.service, tun.listen.where(), testProtocol, s.addr())
+	for _, c := range live {
+		wantReset(t, c)
+	}
+	tun.forward.saysOnStderr(t, "the peer has started anew")
+	wantEcho(t, late, "that waited")
+	wantEcho(t, tun.forward.dial(t), "a new one")
 }
 
 // echoes tries one connection.

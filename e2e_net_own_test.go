@@ -89,7 +89,7 @@ func TestNetWithoutInternet(t *testing.T) {
 
 func TestNetRelayLimitIsSaidAndCountsDown(t *testing.T) {
 	l := newNATLab(t, "symmetric", "symmetric", "--open")
-	r := l.reach()
+	r := l.reach("--survive", "0")
 	r.waitFor(t, &r.out, `path       relayed by `+l.relay.id+`, .*(2m|1m\d+s).* / 12\d\.\d KiB.*`)
 	c := r.open()
 	before := r.streamOf(c).Path

@@ -78,11 +78,11 @@ func (l *natLab) furnish(relayFlags []string) *natLab {
 const atOnceReserved = time.Second
 
 // reach has alice listen, with a slot at the relay, and bob forward to her.
-func (l *natLab) reach() *reached {
+func (l *natLab) reach(flags ...string) *reached {
 	l.t.Helper()
 	l.alice.listen("--network", l.network)
 	l.alice.wantSlot(l.relay.id, atOnceReserved)
-	return l.bob.reach(l.alice.id, "--network", l.network)
+	return l.bob.reach(l.alice.id, append([]string{"--network", l.network}, flags...)...)
 }
 
 // natKinds are those of scripts/netlab.

@@ -187,13 +187,13 @@ func TestNetForwardFollowsAListenerThatTheDHTAloneKnows(t *testing.T) {
 }
 
 // wanPair is a forward by address over one transport.
-func wanPair(t *testing.T, transport string, s func(*box) *service) (*lab, *reached) {
+func wanPair(t *testing.T, transport string, s func(*box) *service, flags ...string) (*lab, *reached) {
 	t.Helper()
 	l := newLab(t, "wan")
 	alice, bob := l.pair()
 	p := alice.offer(s(alice), "--network", "none")
 	addr := p.waitFor(t, &p.out, "address    (/ip4/"+l.do("addr", "alice")+"/"+transport+`/\S+)`)[1]
-	return l, bob.reach(addr, "--network", "none")
+	return l, bob.reach(addr, append([]string{"--network", "none"}, flags...)...)
 }
 
 func echoService(b *box) *service { return b.service(echoBack) }
@@ -226,7 +226,7 @@ func TestNetSilentCutIsNoticed(t *testing.T) {
 	for _, transport := range []string{"tcp", "udp"} {
 		for name, use := range map[string]func(net.Conn) <-chan error{"idle": idle, "busy": busy} {
 			t.Run(transport+" "+name, func(t *testing.T) {
-				l, r := wanPair(t, transport, echoService)
+				l, r := wanPair(t, transport, echoService, "--survive", "0")
 				c := r.open()
 				ended := use(c)
 				inTime(t, "bytes flow", patience, func() bool { return name == "idle" || r.streamOf(c).BytesIn > some })

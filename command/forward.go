@@ -24,8 +24,7 @@ func (t *tool) forwardCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			boolFlag("wait", "bind even while the peer is away"),
 			&cli.DurationFlag{Name: "dial-timeout", Value: defaultDialTimeout, Usage: "`T` that one connection's dial and negotiation may take together"},
-			&cli.DurationFlag{Name: "survive", Hidden: true, // until it holds all that is promised of it
-				Usage: "keep connections for `T` while the way to the peer is lost (0: plain streams)", DefaultText: "off"},
+			&cli.DurationFlag{Name: "survive", Value: registry.DefaultSurvive, Usage: "keep connections for `T` while the way to the peer is lost (0: plain streams)"},
 			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T`", DefaultText: "never"},
 			boolFlag("allow-custom-protocol", "take a protocol outside /x/"),
 			boolFlag("bg", "hand it to the running node, which keeps it across restarts"),
@@ -40,6 +39,15 @@ func (t *tool) forward(c *cli.Context) error {
 		return err
 	}
 	return t.serve(c, tunnel)
+}
+
+// surviveFlag is nil where it was not given, so that the node's default holds.
+func surviveFlag(c *cli.Context) *registry.Duration {
+	if !c.IsSet("survive") {
+		return nil
+	}
+	d := registry.Duration(c.Duration("survive"))
+	return &d
 }
 
 // freeBind is a free loopback port.
@@ -63,7 +71,7 @@ func (t *tool) forwardTunnel(c *cli.Context) (tunnel registry.Tunnel, err error)
 	}
 	tunnel.Kind, tunnel.Wait, tunnel.Custom = registry.KindForward, c.Bool("wait"), c.Bool("allow-custom-protocol")
 	tunnel.DialTimeout, tunnel.Silence = registry.Duration(c.Duration("dial-timeout")), registry.Duration(c.Duration("silence"))
-	tunnel.Survive = registry.Duration(c.Duration("survive"))
+	tunnel.Survive = surviveFlag(c)
 	if tunnel.Bind == "" {
 		tunnel.Bind = freeBind
 	}

@@ -28,8 +28,7 @@ func (t *tool) listenCommand() *cli.Command {
 			boolFlag("invite", "print an invite: one use, over in 1h (on a terminal that is done unasked)"),
 			boolFlag("report-peer-id", "send the peer's ID and a newline to the target first", "r"),
 			boolFlag("proxy-protocol", "tell the target the peer's address and ID first, by the PROXY protocol v2"),
-			&cli.DurationFlag{Name: "survive", Hidden: true, // until it holds all that is promised of it
-				Usage: "keep connections for `T` at most while the way to the peer is lost", DefaultText: "24h"},
+			&cli.DurationFlag{Name: "survive", Value: registry.DefaultSurviveMax, Usage: "keep connections for `T` at most while the way to the peer is lost, whatever it asks for"},
 			&cli.DurationFlag{Name: "silence", Usage: "end a connection without a byte for `T`", DefaultText: "never"},
 			limitFlag("max-streams", "take at most `N` connections at once, of all peers together"),
 			limitFlag("peer-max-streams", "take at most `N` connections at once of each peer"),
@@ -78,7 +77,7 @@ func (t *tool) listenTunnel(c *cli.Context) (registry.Tunnel, error) {
 	tunnel := registry.Tunnel{
 		Kind: registry.KindListen, Protocol: protocol, Target: target,
 		Allow: allow, Open: c.Bool("open"), ReportPeerID: c.Bool("report-peer-id"), ProxyProtocol: c.Bool("proxy-protocol"),
-		Silence: registry.Duration(c.Duration("silence")), Survive: registry.Duration(c.Duration("survive")), Custom: c.Bool("allow-custom-protocol"),
+		Silence: registry.Duration(c.Duration("silence")), Survive: surviveFlag(c), Custom: c.Bool("allow-custom-protocol"),
 	}
 	if err := setLimits(c, &tunnel); err != nil {
 		return registry.Tunnel{}, err

@@ -166,12 +166,8 @@ func (t *tool) streamList(c *cli.Context) error {
 			}
 			continue
 		}
-		way := "direct " + s.Path.Transport
-		if s.Path.Relayed {
-			way = "relayed " + s.Path.Transport
-		}
 		rows = append(rows, []string{
-			fmt.Sprint(s.ID), s.Tunnel, s.Protocol, s.Origin, s.Peer, way,
+			fmt.Sprint(s.ID), s.Tunnel, s.Protocol, s.Origin, s.Peer, streamWay(s),
 			size(s.BytesIn), size(s.BytesOut), time.Since(s.Opened).Round(time.Second).String(),
 		})
 	}
@@ -179,6 +175,29 @@ func (t *tool) streamList(c *cli.Context) error {
 		return nil
 	}
 	return t.table(c.Bool("v"), []string{"ID", "TUNNEL", "PROTOCOL", "LOCAL", "PEER", "PATH", "IN", "OUT", "AGE"}, rows)
+}
+
+// streamWay is the way of a connection in a word or two, and what its trunk has
+// gone through.
+func streamWay(s registry.StreamStatus) string {
+	way := "direct " + s.Path.Transport
+	if s.Path.Relayed {
+		way = "relayed " + s.Path.Transport
+	}
+	k := s.Trunk
+	if k == nil {
+		return way
+	}
+	if !k.Parked.IsZero() {
+		way = "parked " + time.Since(k.Parked).Round(time.Second).String()
+	}
+	if k.Resumed > 0 {
+		way += fmt.Sprintf(", resumed %d×", k.Resumed)
+	}
+	if k.Moved > 0 {
+		way += fmt.Sprintf(", moved %d×", k.Moved)
+	}
+	return way
 }
 
 func (t *tool) streamClose(c *cli.Context) error {

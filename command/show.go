@@ -26,6 +26,8 @@ func (t *tool) show(e daemon.Event) {
 		t.showRefused(e)
 	case "path":
 		t.showPath(e)
+	case "trunk":
+		t.showTrunk(e)
 	case "redeemed":
 		t.showRedeemed(e)
 	case "lost":
@@ -146,6 +148,44 @@ func (t *tool) showPath(e daemon.Event) {
 		return // the state says it
 	}
 	t.note("path to %s: %s", e.Peer, pathText(e))
+}
+
+// showTrunk tells what has become of connections whose way was lost.
+func (t *tool) showTrunk(e daemon.Event) {
+	k := e.Trunk
+	if k == nil || k.Streams == 0 {
+		return
+	}
+	away := time.Duration(k.AwayMs) * time.Millisecond
+	what := fmt.Sprintf("%s, %s on %s", connections(k.Streams), e.Protocol, e.Peer)
+	switch k.Op {
+	case "parked":
+		t.note("%s: the way is lost; kept for up to %s", what, time.Duration(k.SurviveS)*time.Second)
+	case "resumed":
+		t.note("%s: go on after %s over %s; %s sent again", what, away, wayText(k.To), size(int64(k.Replayed)))
+	case "moved":
+		t.note("%s: moved from %s to %s; %s sent again", what, wayText(k.From), wayText(k.To), size(int64(k.Replayed)))
+	case "ended":
+		t.note("%s: ended after %s without a way: %s", what, away, k.Reason)
+	}
+}
+
+func connections(n int) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
+}
+
+// wayText is `direct tcp 192.168.1.7:4001` or `a relay, 12D3…`.
+func wayText(p *registry.Path) string {
+	switch {
+	case p == nil:
+		return "?"
+	case p.Relayed:
+		return "the relay " + p.Relay
+	}
+	return "direct " + p.Transport + " " + hostPortOf(p.Addr)
 }
 
 // pathText is `direct tcp 192.168.1.7:4001, 0.4 ms`, or `relayed by 12D3…, 2 min

@@ -16,8 +16,11 @@ func Normalize(t *registry.Tunnel) error {
 		return usage(err.Error())
 	}
 	t.Protocol = name
-	if t.Silence < 0 || t.DialTimeout < 0 || t.Survive < 0 {
+	if t.Silence < 0 || t.DialTimeout < 0 || t.SurviveTime() < 0 {
 		return usage("a duration can't be negative")
+	}
+	if t.SurviveTime() > registry.MaxSurvive {
+		return usage(fmt.Sprintf("survive is %s at most", registry.MaxSurvive))
 	}
 	switch t.Kind {
 	case registry.KindListen:

@@ -188,6 +188,7 @@ func (s *Server) serveForward(r *run) error {
 		Connect:   s.node.Connect,
 		Watch:     s.node.Watch,
 		Hold:      s.node.Hold,
+		Parked:    r.opens.parked,
 		Failed:    func(origin, peer, reason string) { s.forwardFailed(t, origin, peer, reason) },
 	}
 	if err := f.Bind(); err != nil {

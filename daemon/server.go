@@ -152,6 +152,7 @@ func (s *Server) startTasks(context.Context) error {
 	s.tasks.Go(func() { _ = s.access.Serve(s.ctx) })
 	return errors.Join(
 		s.metrics.Register(s.registry),
+		s.metrics.Register(s.trunks),
 		s.metrics.Register(collectors.NewGoCollector()),
 		s.metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
 	)

@@ -13,7 +13,8 @@ import (
 )
 
 // Event is one line of a response that carries events. Which fields are set
-// depends on Event: ready, state, stream, refused, lost, end.
+// depends on Event: ready, state, stream, refused, redeemed, path, trunk, lost,
+// end.
 type Event struct {
 	Event     string    `json:"event"`
 	Kind      string    `json:"kind,omitempty"`
@@ -41,6 +42,7 @@ type Event struct {
 	Warning      string                 `json:"warning,omitempty"`
 	Op           string                 `json:"op,omitempty"`
 	Stream       *registry.StreamStatus `json:"stream,omitempty"`
+	Trunk        *registry.TrunkEvent   `json:"trunk,omitempty"`
 	Unsaid       int64                  `json:"unsaid,omitempty"`
 	Lost         uint64                 `json:"lost,omitempty"`
 }
@@ -298,6 +300,9 @@ func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
 			line.SetPath(e.Path)
 		}
 		return line, entry == nil || entry.Tunnel.Kind == registry.KindForward && entry.Status().Peer == e.Peer
+	case registry.TrunkEvent:
+		line = Event{Event: "trunk", Op: e.Op, Kind: string(e.Kind), Protocol: e.Protocol, Peer: e.Peer, Reason: e.Reason, Trunk: &e}
+		return line, entry == nil || entry.Tunnel.Kind == e.Kind && entry.Tunnel.Protocol == e.Protocol && goesTo(entry, e.Peer)
 	case registry.RedeemedEvent:
 		line = Event{Event: "redeemed", Protocol: e.Protocol, Peer: e.Peer, Invite: e.Invite, Left: e.Left, Until: e.Until}
 		return line, entry == nil || entry.Tunnel.Kind == registry.KindListen && entry.Tunnel.Protocol == e.Protocol
@@ -307,6 +312,11 @@ func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
 		return line, entry == nil || listens || e.Tunnel != "" && e.Tunnel == entry.Tunnel.ID
 	}
 	return Event{}, false
+}
+
+// goesTo says that a forward goes to that peer now; a listen takes all.
+func goesTo(entry *registry.Entry, peer string) bool {
+	return entry.Tunnel.Kind == registry.KindListen || entry.Status().Peer == peer
 }
 
 // untilClosing gives a context that also ends when the control socket is about

@@ -11,15 +11,12 @@ import (
 	"p2ptun/trunk"
 )
 
-// survivable is how long at most a listen keeps trunks without a link, unless
-// it says otherwise.
-const survivable = 24 * time.Hour
-
 // trunks are those that peers have opened, and those that this node's forwards
 // have: one for each peer and protocol.
 type trunks struct {
 	server *trunk.Server
 	budget *trunk.Budget
+	counts trunkCounts
 
 	mu      sync.Mutex
 	clients map[trunkTo]*trunkUse
@@ -55,15 +52,30 @@ func (s *Server) startTrunks() {
 
 // survivable is how long a trunk of that protocol is kept here without a link.
 func (s *Server) survivable(protocol string) time.Duration {
-	e, ok := s.registry.Listener(protocol)
-	if !ok || e.Tunnel.Survive == 0 {
-		return survivable
+	if e, ok := s.registry.Listener(protocol); ok {
+		return e.Tunnel.SurviveTime()
 	}
-	return time.Duration(e.Tunnel.Survive)
+	return registry.DefaultSurviveMax
 }
 
+// trunkChanged tells what happened to a trunk.
 func (s *Server) trunkChanged(e trunk.Event) {
-	s.log.Info("trunk", "op", e.Op, "peer", e.Peer, "protocol", e.Protocol, "away", e.Away, "replayed", e.Replayed, "streams", e.Streams, "reason", e.Reason)
+	s.trunks.counts.add(e)
+	event := registry.TrunkEvent{
+		Time: time.Now(), Op: string(e.Op), Kind: registry.KindListen, Protocol: e.Protocol, Peer: e.Peer, Streams: e.Streams,
+		SurviveS: int64(e.Survive / time.Second), AwayMs: e.Away.Milliseconds(), Replayed: e.Replayed, Reason: e.Reason,
+	}
+	if e.Opener {
+		event.Kind = registry.KindForward
+	}
+	switch e.Op {
+	case trunk.Moved:
+		event.From, event.To = &e.From, &e.To
+	case trunk.Resumed:
+		event.To = &e.To
+	}
+	s.registry.Events.Publish(event)
+	s.log.Info("trunk", "op", e.Op, "kind", event.Kind, "peer", e.Peer, "protocol", e.Protocol, "away", e.Away, "replayed", e.Replayed, "streams", e.Streams, "reason", e.Reason)
 }
 
 // trunkTo gives the trunk to a peer's protocol until the returned func is
@@ -75,7 +87,7 @@ func (s *Server) trunkTo(peer string, t registry.Tunnel) (c *trunk.Client, end f
 	use := s.trunks.clients[key]
 	if use == nil {
 		use = &trunkUse{Client: &trunk.Client{
-			Peer: peer, Protocol: t.Protocol, Survive: time.Duration(t.Survive), Budget: s.trunks.budget, Told: s.trunkChanged,
+			Peer: peer, Protocol: t.Protocol, Survive: t.SurviveTime(), Budget: s.trunks.budget, Told: s.trunkChanged,
 			Dial: func(ctx context.Context) (trunk.Link, error) {
 				link, err := s.node.OpenTrunk(ctx, peer, t.Protocol)
 				if err == nil && link.Path().Relayed {
@@ -104,9 +116,6 @@ func (s *Server) releaseTrunk(key trunkTo, use *trunkUse) {
 	}
 }
 
-// moveLimit bounds the move of a trunk to a better path.
-const moveLimit = 15 * time.Second
-
 // moveTrunks takes the trunks to a peer off their relays: there is a direct way
 // now.
 func (s *Server) moveTrunks(peer string) {
@@ -120,9 +129,7 @@ func (s *Server) moveTrunks(peer string) {
 			continue
 		}
 		s.tasks.Go(func() {
-			ctx, cancel := context.WithTimeout(s.ctx, moveLimit)
-			defer cancel()
-			if err := use.Move(ctx); err != nil {
+			if err := use.Move(s.ctx); err != nil {
 				s.log.Info("move a trunk", "peer", peer, "err", err)
 			}
 		})
@@ -158,7 +165,7 @@ type opener struct {
 }
 
 func (o *opener) open(ctx context.Context, peer, protocol string) (registry.End, registry.Path, error) {
-	if o.t.Survive == 0 || !o.s.node.TakesTrunks(peer) {
+	if !o.takesTrunks(peer) {
 		return o.s.node.Open(ctx, peer, protocol)
 	}
 	st, err := o.trunk(peer).Open(ctx)
@@ -166,6 +173,19 @@ func (o *opener) open(ctx context.Context, peer, protocol string) (registry.End,
 		return nil, registry.Path{}, err
 	}
 	return st, st.Path(), nil
+}
+
+// takesTrunks: while a trunk is parked libp2p may forget what the peer is.
+func (o *opener) takesTrunks(peer string) bool {
+	return o.t.SurviveTime() > 0 && (o.parked(peer) || o.s.node.TakesTrunks(peer))
+}
+
+// parked says that there is a trunk to a peer, and that it waits for a link.
+func (o *opener) parked(peer string) bool {
+	o.mu.Lock()
+	c := o.trunks[peer]
+	o.mu.Unlock()
+	return c != nil && c.Parked()
 }
 
 func (o *opener) trunk(peer string) *trunk.Client {

@@ -57,6 +57,9 @@ type Forward struct {
 	// Hold keeps the connection of a peer while a stream of it lives. If nil,
 	// nothing is kept.
 	Hold func(peer string) (end func())
+	// Parked says that connections to a peer wait for its return: new ones wait
+	// as well, and it is dialled without long pauses. If nil, none do.
+	Parked func(peer string) bool
 	// Failed is told of each connection that was not carried, or that the peer
 	// reset with a reason. If nil, nobody is.
 	Failed func(origin, peer, reason string)
@@ -162,7 +165,8 @@ func (f *Forward) fail(origin string, r *remote, reason string) {
 }
 
 // open opens a stream to the first peer, in order of preference, that is
-// there. While all are away it fails at once.
+// there. While all are away it fails at once, but where connections wait for
+// one of them: then this one waits as well, up to the limit.
 func (f *Forward) open(ctx context.Context) (*remote, registry.End, registry.Path, error) {
 	limit := time.Duration(f.Entry.Tunnel.DialTimeout)
 	if limit <= 0 {
@@ -170,6 +174,33 @@ func (f *Forward) open(ctx context.Context) (*remote, registry.End, registry.Pat
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	for {
+		waiting, changed := f.parked()
+		r, end, path, err := f.openNow(ctx)
+		if err == nil || waiting == nil || errors.As(err, new(*registry.ResetError)) {
+			return r, end, path, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return waiting, nil, registry.Path{}, fmt.Errorf("%w within %s", ErrNotReached, limit)
+		}
+	}
+}
+
+// parked gives a peer that connections wait for, and when to look again.
+func (f *Forward) parked() (*remote, <-chan struct{}) {
+	for _, r := range f.remotes {
+		_, changed := f.Watch(r.id)
+		if r.parked() {
+			return r, changed
+		}
+	}
+	return nil, nil
+}
+
+// openNow opens a stream to the first peer that is connected.
+func (f *Forward) openNow(ctx context.Context) (*remote, registry.End, registry.Path, error) {
 	var last error = ErrNotReached
 	for _, r := range f.preferred() {
 		if up, _ := f.Watch(r.id); !up {

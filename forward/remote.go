@@ -25,6 +25,15 @@ const (
 	askEvery   = 30 * time.Second
 	askPause   = 5 * time.Second
 	askSoonFor = 5 * time.Minute
+	// While connections wait for a peer it is dialled anew every parkedDial,
+	// since what is sent into a dead network is repeated at growing intervals;
+	// each parkedPatient-th attempt has time for a slow path. The pause between
+	// attempts is parkedPause, and parkedLate after parkedLong.
+	parkedDial    = 3 * time.Second
+	parkedPatient = 4
+	parkedPause   = 250 * time.Millisecond
+	parkedLate    = 2 * time.Second
+	parkedLong    = 5 * time.Minute
 	// retryRefused is how often a connection of a client may try a peer that
 	// refuses: it keeps those out for a while that try again and again.
 	retryRefused = time.Second
@@ -146,16 +155,39 @@ func (r *remote) keep(ctx context.Context) {
 		r.f.Report()
 		if time.Since(reached) > backoffMax {
 			backoff = backoffMin // it was here for a while
-		} else if !reached.IsZero() {
+		} else if !reached.IsZero() && !r.parked() {
 			backoff = r.hold(ctx, changed, backoff) // it comes and goes
 		}
-		for !r.reach(ctx) && ctx.Err() == nil {
-			r.f.Report()
-			_, changed = r.f.Watch(r.id)
-			backoff = r.hold(ctx, changed, backoff)
-		}
+		r.regain(ctx, backoff)
 		reached = time.Now()
 	}
+}
+
+// regain dials until the peer is there.
+func (r *remote) regain(ctx context.Context, backoff time.Duration) {
+	lost := time.Now()
+	for try := 1; !r.reach(ctx, r.dialLimit(try)) && ctx.Err() == nil; try++ {
+		r.f.Report()
+		_, changed := r.f.Watch(r.id)
+		switch {
+		case !r.parked():
+			backoff = r.hold(ctx, changed, backoff)
+		case time.Since(lost) < parkedLong:
+			pause(ctx, changed, parkedPause)
+		default:
+			pause(ctx, changed, parkedLate)
+		}
+	}
+}
+
+// parked says that connections wait for the peer.
+func (r *remote) parked() bool { return r.f.Parked != nil && r.f.Parked(r.id) }
+
+func (r *remote) dialLimit(try int) time.Duration {
+	if r.parked() && try%parkedPatient != 0 {
+		return parkedDial
+	}
+	return defaultDial
 }
 
 // hold pauses for about backoff and gives the next.
@@ -172,8 +204,8 @@ func (r *remote) forget() {
 }
 
 // reach dials once, and says whether the peer is there.
-func (r *remote) reach(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, defaultDial)
+func (r *remote) reach(ctx context.Context, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := r.f.Connect(ctx, r.id, 0)
 	r.mu.Lock()

@@ -12,7 +12,7 @@ import (
 )
 
 // Event is what a Dispatcher carries: TunnelEvent, StreamEvent, RefusedEvent,
-// RedeemedEvent, PathEvent.
+// RedeemedEvent, PathEvent, TrunkEvent.
 type Event interface{ isEvent() }
 
 // TunnelEvent says that a tunnel's state changed.
@@ -68,6 +68,22 @@ type PathEvent struct {
 	Up   bool      `json:"up"` // false: there is none
 }
 
+// TrunkEvent says what happened to a trunk, and so to all streams on it.
+type TrunkEvent struct {
+	Time     time.Time `json:"time"`
+	Op       string    `json:"op"` // parked, resumed, moved, ended
+	Kind     Kind      `json:"kind"`
+	Protocol string    `json:"protocol"`
+	Peer     string    `json:"peer"`
+	Streams  int       `json:"streams"`                  // that live on it
+	SurviveS int64     `json:"survive_s,omitempty"`      // parked: for how long it is kept, in seconds
+	AwayMs   int64     `json:"away_ms,omitempty"`        // resumed, ended: how long there was no link
+	Replayed uint64    `json:"bytes_replayed,omitempty"` // resumed, moved: sent again by this side
+	From     *Path     `json:"from,omitempty"`           // moved
+	To       *Path     `json:"to,omitempty"`             // resumed, moved
+	Reason   string    `json:"reason,omitempty"`         // parked, ended
+}
+
 // QuietEvent is every Event but the two that each stream makes.
 type QuietEvent interface {
 	Event
@@ -78,12 +94,14 @@ func (TunnelEvent) isQuiet()   {}
 func (RefusedEvent) isQuiet()  {}
 func (RedeemedEvent) isQuiet() {}
 func (PathEvent) isQuiet()     {}
+func (TrunkEvent) isQuiet()    {}
 
 func (TunnelEvent) isEvent()   {}
 func (StreamEvent) isEvent()   {}
 func (RefusedEvent) isEvent()  {}
 func (RedeemedEvent) isEvent() {}
 func (PathEvent) isEvent()     {}
+func (TrunkEvent) isEvent()    {}
 
 // MaxSubscribers bounds the subscribers of one Dispatcher.
 const MaxSubscribers = 256

@@ -59,17 +59,19 @@ type Stream struct {
 // StreamStatus is what `stream ls` shows at one moment. In is from the peer to
 // the local side, out the other way.
 type StreamStatus struct {
-	ID       uint64    `json:"id"`
-	Tunnel   string    `json:"tunnel"`
-	Kind     Kind      `json:"kind"`
-	Protocol string    `json:"protocol"`
-	Peer     string    `json:"peer"`
-	Origin   string    `json:"origin"`
-	Path     Path      `json:"path"`
-	Opened   time.Time `json:"opened"`
-	BytesIn  int64     `json:"bytes_in"`
-	BytesOut int64     `json:"bytes_out"`
-	Reset    string    `json:"reset,omitempty"` // why it was reset; empty while live and after a clean end
+	ID       uint64 `json:"id"`
+	Tunnel   string `json:"tunnel"`
+	Kind     Kind   `json:"kind"`
+	Protocol string `json:"protocol"`
+	Peer     string `json:"peer"`
+	Origin   string `json:"origin"`
+	Path     Path   `json:"path"`
+	// Trunk is how the trunk under the stream has fared; nil for a plain stream.
+	Trunk    *TrunkStatus `json:"trunk,omitempty"`
+	Opened   time.Time    `json:"opened"`
+	BytesIn  int64        `json:"bytes_in"`
+	BytesOut int64        `json:"bytes_out"`
+	Reset    string       `json:"reset,omitempty"` // why it was reset; empty while live and after a clean end
 
 	Code proto.Code `json:"-"`
 }
@@ -89,11 +91,22 @@ func (s *Stream) pathNow() Path {
 	return s.Path
 }
 
+// trunkNow is how the trunk under the stream has fared; nil where there is
+// none.
+func (s *Stream) trunkNow() *TrunkStatus {
+	end, ok := s.remote.(interface{ Trunk() TrunkStatus })
+	if !ok {
+		return nil
+	}
+	st := end.Trunk()
+	return &st
+}
+
 // Status is the stream at this moment.
 func (s *Stream) Status() StreamStatus {
 	st := StreamStatus{
 		ID: s.id, Tunnel: s.entry.Tunnel.ID, Kind: s.entry.Tunnel.Kind, Protocol: s.entry.Tunnel.Protocol,
-		Peer: s.Peer, Origin: s.Origin, Path: s.pathNow(), Opened: s.opened,
+		Peer: s.Peer, Origin: s.Origin, Path: s.pathNow(), Trunk: s.trunkNow(), Opened: s.opened,
 		BytesIn: s.in.n.Load(), BytesOut: s.out.n.Load(),
 	}
 	s.mu.Lock()
@@ -102,4 +115,15 @@ func (s *Stream) Status() StreamStatus {
 		st.Reset, st.Code = s.code.String(), s.code
 	}
 	return st
+}
+
+// TrunkStatus says how the trunk under a stream has fared: it outlives its
+// links.
+type TrunkStatus struct {
+	// Parked is since when it has no link; zero while it has one.
+	Parked   time.Time `json:"parked,omitzero"`
+	Resumed  int       `json:"resumed"`        // times that it got a link again
+	Moved    int       `json:"moved"`          // times that it went over to a better path
+	Replayed uint64    `json:"bytes_replayed"` // that this side sent again
+	AwayMs   int64     `json:"away_ms"`        // without a link, in all
 }

@@ -57,15 +57,34 @@ type Tunnel struct {
 	DialTimeout Duration `json:"dial_timeout,omitempty"`
 
 	// Survive is how long connections are kept while the way to the peer is
-	// lost; for a listen the most that peers may ask for. If zero, a forward has
-	// plain streams, and a listen 24 h.
-	Survive Duration `json:"survive,omitempty"`
+	// lost, by the wall clock; for a listen the most that peers may ask for. If
+	// nil, 1 h for a forward and 24 h for a listen. With zero a forward opens
+	// plain streams, as to a Kubo, and a listen keeps nothing.
+	Survive *Duration `json:"survive,omitempty"`
 	// Silence ends a connection without a byte for that long. If zero, never.
 	Silence Duration `json:"silence,omitempty"`
 	// Custom allows a protocol outside /x/.
 	Custom bool `json:"custom,omitempty"`
 	// Keep makes it outlive the command that opened it, and restarts.
 	Keep bool `json:"keep,omitempty"`
+}
+
+// What Tunnel.Survive is if it is not given, and at most.
+const (
+	DefaultSurvive    = time.Hour
+	DefaultSurviveMax = 24 * time.Hour
+	MaxSurvive        = 30 * 24 * time.Hour
+)
+
+// SurviveTime is Survive, or what it is if it is not given.
+func (t Tunnel) SurviveTime() time.Duration {
+	switch {
+	case t.Survive != nil:
+		return time.Duration(*t.Survive)
+	case t.Kind == KindListen:
+		return DefaultSurviveMax
+	}
+	return DefaultSurvive
 }
 
 // access is a listener's, in a word.

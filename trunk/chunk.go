@@ -1,6 +1,9 @@
 package trunk
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // chunk holds bytes that were written to the pipe and not acknowledged yet,
 // with room for a frame's header in front, so that they go out as they are.
@@ -71,12 +74,14 @@ func (h *history) drop(before uint64, busy *chunk) {
 	}
 }
 
-// at finds the chunk that holds the byte at an offset.
+// at finds the chunk that holds the byte at an offset, which is one of the
+// history's.
 func (h *history) at(offset uint64) *chunk {
-	for _, c := range h.list {
-		if offset >= c.start && offset < c.end() {
-			return c
+	i, _ := slices.BinarySearchFunc(h.list, offset, func(c *chunk, at uint64) int {
+		if c.end() <= at {
+			return -1
 		}
-	}
-	return nil
+		return 0
+	})
+	return h.list[i]
 }

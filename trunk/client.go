@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"p2ptun/proto"
@@ -20,6 +21,8 @@ const (
 	// that comes ends them.
 	retryMin = 100 * time.Millisecond
 	retryMax = 2 * time.Second
+	// moveLimit bounds a move.
+	moveLimit = 15 * time.Second
 )
 
 // Client keeps a trunk to one protocol of one peer: the side that opens it, and
@@ -27,13 +30,16 @@ const (
 // it.
 type Client struct {
 	Peer, Protocol string
-	// Dial opens a link to the peer.
+	// Dial opens a link to the peer, on its best path, and does not wait for the
+	// peer to come. A *registry.ResetError with CodeNoService says that it takes
+	// no trunks.
 	Dial func(ctx context.Context) (Link, error)
 	// Watch says whether the peer is connected and when to look again.
 	Watch func() (up bool, changed <-chan struct{})
 	// Survive is how long the trunk is kept without a link.
 	Survive time.Duration
-	Budget  *Budget
+	// Budget bounds memory. If nil, there is no bound but those of the trunk.
+	Budget *Budget
 	// Told is told what happens. It must not block. If nil, nobody is.
 	Told func(Event)
 
@@ -42,17 +48,20 @@ type Client struct {
 	cur    *outgoing
 	making chan struct{} // closed when the trunk that is being made is, or is not
 	tasks  sync.WaitGroup
+	calm   hysteresis
+	moving atomic.Bool // one Move at a time
 }
 
 // outgoing is a session of a Client.
 type outgoing struct {
 	*session
-	id      sessionID
-	survive time.Duration // the lower of both sides'
+	id sessionID
+
+	joining chan struct{} // holds one while a link is being made
+	attempt uint32        // guarded by joining
 
 	mu      sync.Mutex
-	attempt uint32
-	joining chan struct{} // holds one while a link is being made
+	survive time.Duration // the lower of both sides'
 	linked  chan struct{} // closed while there is a link
 }
 
@@ -72,12 +81,14 @@ func (e errVerdict) Error() string {
 		return "the peer has too many trunks"
 	case verdictStale:
 		return "a later attempt was there before"
+	case verdictVersion:
+		return "the peer's trunks are of another version"
 	}
 	return fmt.Sprintf("answered %d", byte(e))
 }
 
 // Open opens a stream. Where the trunk has no link it waits for one until ctx
-// ends.
+// ends. Errors: a *registry.ResetError.
 func (c *Client) Open(ctx context.Context) (*Stream, error) {
 	for {
 		o, err := c.trunk(ctx)
@@ -97,6 +108,23 @@ func (c *Client) Open(ctx context.Context) (*Stream, error) {
 		}
 		return st, err
 	}
+}
+
+// Parked says that there is a trunk, and that it has no link.
+func (c *Client) Parked() bool {
+	o := c.current()
+	return o != nil && !isClosed(o.isLinked())
+}
+
+// current is the session that lives; nil for none.
+func (c *Client) current() *outgoing {
+	c.mu.Lock()
+	o := c.cur
+	c.mu.Unlock()
+	if o == nil || o.why() != nil {
+		return nil
+	}
+	return o
 }
 
 // kept is how long the session is kept without a link.
@@ -134,7 +162,7 @@ func (c *Client) trunk(ctx context.Context) (*outgoing, error) {
 		select {
 		case <-making:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, &registry.ResetError{Code: proto.CodePeerAway, Err: ctx.Err()}
 		}
 	}
 }
@@ -160,40 +188,63 @@ func (c *Client) make(ctx context.Context) (*outgoing, error) {
 func (c *Client) begin(ctx context.Context) (*outgoing, error) {
 	o := &outgoing{joining: make(chan struct{}, 1), linked: make(chan struct{}), survive: c.Survive}
 	_, _ = crand.Read(o.id[:]) // never fails
-	p := newPipe(func(_ *attachment, err error) { c.away(o, err) })
-	s, err := newSession(p, c.Budget, true)
+	s, err := newSession(c.Budget, true, func(_ *attachment, err error) { c.away(o, err) })
 	if err != nil {
 		return nil, err
 	}
 	o.session = s
-	if err := c.join(ctx, o, false); err != nil {
+	if _, err := c.join(ctx, o, hello{}); err != nil {
 		o.end(proto.CodePeerAway)
-		return nil, err
+		return nil, refusal(err)
 	}
 	return o, nil
 }
 
-// join gives a session a link, in place of the one that it has.
-func (c *Client) join(ctx context.Context, o *outgoing, resume bool) error {
+// refusal gives a verdict the code that a connection is reset with.
+func refusal(err error) error {
+	var v errVerdict
+	if !errors.As(err, &v) {
+		return err
+	}
+	code := proto.CodeNone
+	switch verdict(v) {
+	case verdictRefused:
+		code = proto.CodeRefused
+	case verdictFull:
+		code = proto.CodeTooMany
+	}
+	return &registry.ResetError{Code: code, Err: err}
+}
+
+// join gives a session a link, in place of the one that it has, and says how
+// many bytes are sent again.
+func (c *Client) join(ctx context.Context, o *outgoing, h hello) (replayed uint64, err error) {
 	select {
 	case o.joining <- struct{}{}:
 		defer func() { <-o.joining }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
 	link, err := c.Dial(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	a, err := c.greet(ctx, o, link, resume)
+	if h.move && !leaves(o.pipe.path(), pathOf(link)) {
+		link.Reset()
+		return 0, errNoBetter
+	}
+	o.attempt++
+	h.session, h.attempt, h.received, h.survive = o.id, o.attempt, o.pipe.position(), c.Survive
+	a, err := greet(ctx, link, h)
 	if err != nil {
 		link.Reset()
-		return err
+		return 0, err
 	}
-	if _, err := o.pipe.attach(link, a.received); err != nil {
+	before := o.pipe.replays()
+	if _, err := o.pipe.attach(link, a.received, h.received); err != nil {
 		link.Reset()
 		o.end(proto.CodeNone)
-		return err
+		return 0, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -201,10 +252,10 @@ func (c *Client) join(ctx context.Context, o *outgoing, resume bool) error {
 	if !isClosed(o.linked) {
 		close(o.linked)
 	}
-	return nil
+	return o.pipe.replays() - before, nil
 }
 
-func isClosed(ch chan struct{}) bool {
+func isClosed(ch <-chan struct{}) bool {
 	select {
 	case <-ch:
 		return true
@@ -214,13 +265,11 @@ func isClosed(ch chan struct{}) bool {
 }
 
 // greet says hello and takes the answer.
-func (c *Client) greet(ctx context.Context, o *outgoing, link Link, resume bool) (answer, error) {
+func greet(ctx context.Context, link Link, h hello) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, helloLimit)
 	defer cancel()
 	stop := context.AfterFunc(ctx, link.Reset)
 	defer stop()
-	o.attempt++
-	h := hello{resume: resume, session: o.id, attempt: o.attempt, received: o.pipe.offsets(), survive: c.Survive}
 	if err := h.write(link); err != nil {
 		return answer{}, err
 	}
@@ -241,65 +290,100 @@ func (c *Client) away(o *outgoing, why error) {
 		o.linked = make(chan struct{})
 	}
 	o.mu.Unlock()
+	c.calm.lost(o.pipe.path())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return
 	}
-	c.tasks.Go(func() { c.resume(o, why) })
+	c.tasks.Go(func() {
+		if bye := (endError{}); errors.As(why, &bye) {
+			c.tell(o, Event{Op: Ended, Streams: o.count(), Reason: bye.Error()})
+			o.end(bye.code)
+			return
+		}
+		c.resume(o, why)
+	})
 }
 
 // resume tries to give the session a link again, until it was parked too long.
 func (c *Client) resume(o *outgoing, why error) {
-	since := wall()
-	c.tell(Event{Op: Parked, Streams: o.count(), Reason: why.Error()})
+	since, survive := wall(), o.kept()
+	o.parked(since)
+	c.tell(o, Event{Op: Parked, Streams: o.count(), Survive: survive, Reason: why.Error()})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	survive := o.kept()
 	c.tasks.Go(func() {
 		if o.park(since, survive, ctx.Done()) {
 			o.end(proto.CodePeerAway)
+			cancel()
 		}
 	})
-	before := o.pipe.replays()
 	for pause := retryMin; ; pause = min(2*pause, retryMax) {
-		err := c.join(ctx, o, true)
+		replayed, err := c.join(ctx, o, hello{resume: true})
 		if err == nil {
-			c.tell(Event{Op: Resumed, Away: wall().Sub(since), Replayed: o.pipe.replays() - before, Streams: o.count()})
+			c.tell(o, o.resumed(wall().Sub(since), replayed))
 			return
 		}
-		if c.isFinal(o, err) || !c.rest(ctx, o, pause) {
-			c.tell(Event{Op: Ended, Streams: o.count(), Reason: err.Error()})
-			return
+		streams := o.count()
+		if o.why() == nil && !c.isFinal(o, err) && c.rest(ctx, o, pause) {
+			continue
 		}
+		if !c.isClosed() {
+			c.tell(o, Event{Op: Ended, Away: wall().Sub(since), Streams: streams, Reason: c.fate(o, survive, err)})
+		}
+		return
 	}
+}
+
+// fate says why a session has ended.
+func (c *Client) fate(o *outgoing, survive time.Duration, err error) string {
+	var r *registry.ResetError
+	if errors.As(o.why(), &r) && r.Code == proto.CodePeerAway {
+		return "no link for " + survive.String()
+	}
+	return err.Error()
 }
 
 // isFinal ends a session that the peer does not take back.
 func (c *Client) isFinal(o *outgoing, err error) bool {
+	code, final := verdictCode(err)
+	if final {
+		o.end(code)
+	}
+	return final
+}
+
+// verdictCode is what the streams of a session are reset with that a peer does
+// not take back; false where it may still do so.
+func verdictCode(err error) (code proto.Code, final bool) {
 	var v errVerdict
-	if !errors.As(err, &v) {
-		return o.why() != nil
+	var r *registry.ResetError
+	switch {
+	case errors.As(err, &r) && r.Code == proto.CodeNoService:
+		return proto.CodeRestarted, true // as something that has no trunks
+	case !errors.As(err, &v):
+		return proto.CodeNone, false
 	}
 	switch verdict(v) {
 	case verdictUnknown:
-		o.end(proto.CodeRestarted)
+		return proto.CodeRestarted, true
 	case verdictRefused:
-		o.end(proto.CodeRevoked)
-	case verdictStale:
-		return false
-	default:
-		o.end(proto.CodeNone)
+		return proto.CodeRevoked, true
+	case verdictStale, verdictFull:
+		return proto.CodeNone, false
 	}
-	return true
+	return proto.CodeNone, true
 }
 
 // rest waits for the next attempt; false where there is to be none.
 func (c *Client) rest(ctx context.Context, o *outgoing, pause time.Duration) bool {
 	_, changed := c.Watch()
+	timer := time.NewTimer(pause/2 + rand.N(pause))
+	defer timer.Stop()
 	select {
 	case <-changed:
-	case <-time.After(pause/2 + rand.N(pause)):
+	case <-timer.C:
 	case <-o.pipe.ended:
 		return false
 	case <-ctx.Done():
@@ -311,55 +395,68 @@ func (c *Client) rest(ctx context.Context, o *outgoing, pause time.Duration) boo
 // Path is that of the trunk's link, or of its last one; false where there is no
 // trunk.
 func (c *Client) Path() (registry.Path, bool) {
-	c.mu.Lock()
-	o := c.cur
-	c.mu.Unlock()
-	if o == nil || o.why() != nil {
+	o := c.current()
+	if o == nil {
 		return registry.Path{}, false
 	}
 	return o.pipe.path(), true
 }
 
-// Move takes the trunk to another link, while it keeps the one it has: for a
-// better path. Where there is no trunk it does nothing.
+// Move takes the trunk to a link on a better path, while it keeps the one it
+// has until then. Where such a path was lost just now it waits first: the
+// longer, the oftener. Where there is no trunk, or no better path, it does
+// nothing; nor where another Move is under way.
 func (c *Client) Move(ctx context.Context) error {
-	c.mu.Lock()
-	o := c.cur
-	c.mu.Unlock()
-	if o == nil || o.why() != nil || !isClosed(o.linkedNow()) {
+	if !c.moving.CompareAndSwap(false, true) {
 		return nil
 	}
-	before := o.pipe.replays()
-	if err := c.join(ctx, o, true); err != nil {
+	defer c.moving.Store(false)
+	if err := c.calm.wait(ctx); err != nil {
 		return err
 	}
-	c.tell(Event{Op: Moved, Replayed: o.pipe.replays() - before, Streams: o.count()})
+	o := c.current()
+	if o == nil || !isClosed(o.isLinked()) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, moveLimit)
+	defer cancel()
+	from := o.pipe.path()
+	replayed, err := c.join(ctx, o, hello{resume: true, move: true})
+	if errors.Is(err, errNoBetter) {
+		return nil
+	}
+	if err != nil {
+		_ = c.isFinal(o, err)
+		return err
+	}
+	c.calm.moved()
+	c.tell(o, o.moved(from, replayed))
 	return nil
 }
 
-func (o *outgoing) linkedNow() chan struct{} {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.linked
-}
-
-// Close ends the trunk with all its streams, and returns when nothing of it
-// runs.
+// Close ends the trunk with all its streams, after what those that have ended
+// have said last has arrived, and returns when nothing of it runs.
 func (c *Client) Close(code proto.Code) {
 	c.mu.Lock()
 	c.closed = true
 	o := c.cur
 	c.mu.Unlock()
 	if o != nil {
-		o.end(code)
+		o.finish(code, finishLimit)
 		o.tasks.Wait()
 	}
 	c.tasks.Wait()
 }
 
-func (c *Client) tell(e Event) {
+func (c *Client) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
+func (c *Client) tell(o *outgoing, e Event) {
 	if c.Told != nil {
-		e.Peer, e.Protocol = c.Peer, c.Protocol
+		e.Peer, e.Protocol, e.Opener, e.To = c.Peer, c.Protocol, true, o.pipe.path()
 		c.Told(e)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/yamux"
 
@@ -19,54 +20,60 @@ const (
 	ctlCredit  byte = 2 // the value is how many bytes may be sent in all
 	ctlBlocked byte = 3 // the sender has used its credit up; the value is what it had
 	ctlEnd     byte = 4 // the sender has ended its way; the value is how many bytes it sent in all
+	ctlReclaim byte = 5 // the sender is to keep no more credit than the value beyond what it has sent
+	ctlHolds   byte = 6 // its answer; the value is what it may send in all from now on
+	ctlKinds        = 7
 
 	ctlSize = 13
+	// maxControl bounds what of the peer's messages waits to be read, in bytes:
+	// a word of each kind about each of MaxStreams streams.
+	maxControl = 4 << 20
 )
+
+// sayOrder is the order in which words about a stream go out. A reclaim follows
+// a credit that was given before.
+var sayOrder = [...]byte{ctlCredit, ctlBlocked, ctlEnd, ctlReclaim, ctlHolds, ctlReset}
 
 // control is the session's first stream. What is to be said is kept by stream,
 // so that what a later word makes void is not sent.
 type control struct {
 	stream *yamux.Stream
 	ready  chan struct{} // holds one while there is something to say
+	unread atomic.Int64  // bytes of the peer's
 
-	mu      sync.Mutex
-	resets  map[uint32]proto.Code
-	credits map[uint32]uint64
-	blocked map[uint32]uint64
-	ends    map[uint32]uint64
+	mu    sync.Mutex
+	said  sync.Cond // words went out, or never will
+	words [ctlKinds]map[uint32]uint64
+	busy  bool // some are on their way into the pipe
+	over  bool
 }
 
 func newControl(s *yamux.Stream) *control {
-	return &control{
-		stream: s, ready: make(chan struct{}, 1),
-		resets: map[uint32]proto.Code{}, credits: map[uint32]uint64{}, blocked: map[uint32]uint64{}, ends: map[uint32]uint64{},
+	c := &control{stream: s, ready: make(chan struct{}, 1)}
+	c.said.L = &c.mu
+	for kind := range c.words {
+		c.words[kind] = map[uint32]uint64{}
 	}
+	return c
 }
 
 func (c *control) reset(id uint32, code proto.Code) {
 	c.mu.Lock()
-	c.resets[id] = code
-	delete(c.credits, id)
-	delete(c.blocked, id)
-	delete(c.ends, id)
+	for _, words := range c.words {
+		delete(words, id)
+	}
+	c.words[ctlReset][id] = uint64(code)
 	c.mu.Unlock()
 	c.wake()
 }
 
-// end is said where yamux's own end would do, were it not for resets: those go
-// another way, and a reset must never come out as an end.
-func (c *control) end(id uint32, total uint64) { c.say(c.ends, id, total) }
-
-func (c *control) credit(id uint32, total uint64) { c.say(c.credits, id, total) }
-
-func (c *control) block(id uint32, had uint64) { c.say(c.blocked, id, had) }
-
 // say keeps a word about a stream, in place of an older one, unless it is being
-// reset.
-func (c *control) say(words map[uint32]uint64, id uint32, value uint64) {
+// reset. ctlEnd is said where yamux's own end would do, were it not for resets:
+// those go another way, and a reset must never come out as an end.
+func (c *control) say(kind byte, id uint32, value uint64) {
 	c.mu.Lock()
-	if _, reset := c.resets[id]; !reset {
-		words[id] = value
+	if _, reset := c.words[ctlReset][id]; !reset {
+		c.words[kind][id] = value
 	}
 	c.mu.Unlock()
 	c.wake()
@@ -81,6 +88,7 @@ func (c *control) wake() {
 
 // send says what there is to say, until the session ends.
 func (c *control) send(ended <-chan struct{}) {
+	defer c.finish()
 	for {
 		select {
 		case <-c.ready:
@@ -90,29 +98,50 @@ func (c *control) send(ended <-chan struct{}) {
 		if _, err := c.stream.Write(c.collect()); err != nil {
 			return
 		}
+		c.mu.Lock()
+		c.busy = false
+		c.said.Broadcast()
+		c.mu.Unlock()
 	}
+}
+
+func (c *control) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	c.said.Broadcast()
+}
+
+// flush waits until all words are in the pipe.
+func (c *control) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.over && (c.busy || c.pending()) {
+		c.said.Wait()
+	}
+}
+
+// pending says that there are words to say. Call it with mu held.
+func (c *control) pending() bool {
+	for _, words := range c.words {
+		if len(words) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // collect takes all that is to be said.
 func (c *control) collect() (out []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id, total := range c.credits {
-		out = appendControl(out, ctlCredit, id, total)
+	for _, kind := range sayOrder {
+		for id, value := range c.words[kind] {
+			out = appendControl(out, kind, id, value)
+		}
+		clear(c.words[kind])
 	}
-	for id, had := range c.blocked {
-		out = appendControl(out, ctlBlocked, id, had)
-	}
-	for id, total := range c.ends {
-		out = appendControl(out, ctlEnd, id, total)
-	}
-	for id, code := range c.resets {
-		out = appendControl(out, ctlReset, id, uint64(code))
-	}
-	clear(c.credits)
-	clear(c.blocked)
-	clear(c.ends)
-	clear(c.resets)
+	c.busy = true
 	return out
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"p2ptun/proto"
 )
 
 // A frame on a link is a header of 12 bytes and, for data, its bytes:
@@ -15,6 +17,7 @@ import (
 const (
 	kindData byte = 1 // offset of its first byte; length of 1 to maxData
 	kindAck  byte = 2 // offset: all before it has arrived; length 0
+	kindEnd  byte = 3 // the session is over; offset: why, a reset code; length 0; nothing follows
 
 	headerSize = 12
 	// maxData bounds the bytes of one data frame. With its header it is one
@@ -22,8 +25,13 @@ const (
 	maxData = 64<<10 - headerSize - 12
 )
 
-// errFrame is returned for what is no frame.
+// errFrame is returned for what is no frame, or none that may come now.
 var errFrame = errors.New("trunk: not a frame")
+
+// endError is the peer's word that the session is over.
+type endError struct{ code proto.Code }
+
+func (e endError) Error() string { return "ended by the peer: " + e.code.String() }
 
 type header struct {
 	kind   byte
@@ -44,6 +52,8 @@ func parseHeader(b []byte) (header, error) {
 	case h.kind == kindData && h.length >= 1 && h.length <= maxData:
 		return h, nil
 	case h.kind == kindAck && h.length == 0:
+		return h, nil
+	case h.kind == kindEnd && h.length == 0 && h.offset <= 1<<32-1:
 		return h, nil
 	}
 	return h, fmt.Errorf("%w: kind %d with %d bytes", errFrame, h.kind, h.length)

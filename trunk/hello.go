@@ -26,12 +26,14 @@ const (
 	answerSize = 14
 
 	flagResume byte = 1 // else the session is new
+	flagMove   byte = 2 // with resume: there still is a link, and this one is better
 )
 
 type sessionID [16]byte
 
 type hello struct {
 	resume   bool
+	move     bool
 	session  sessionID
 	attempt  uint32
 	received uint64
@@ -47,7 +49,7 @@ const (
 	verdictRefused verdict = 2 // the peer may not, or not any more
 	verdictFull    verdict = 3 // too many sessions
 	verdictStale   verdict = 4 // a later attempt was here before
-	verdictVersion verdict = 5
+	verdictVersion verdict = 5 // this side does not know that version; received and survive are 0
 )
 
 type answer struct {
@@ -56,18 +58,25 @@ type answer struct {
 	survive  time.Duration
 }
 
+// errVersion is returned for a hello, or an answer, of another version.
 var errVersion = errors.New("trunk: another version")
 
 // maxSurvive is what 4 bytes of seconds hold; longer is not meant.
 const maxSurvive = 30 * 24 * time.Hour
 
-func seconds(d time.Duration) uint32 { return uint32(min(max(d, 0), maxSurvive) / time.Second) }
+// seconds rounds up: less than a second is not nothing.
+func seconds(d time.Duration) uint32 {
+	return uint32((min(max(d, 0), maxSurvive) + time.Second - 1) / time.Second)
+}
 
 func (h hello) write(w io.Writer) error {
 	b := make([]byte, 2, helloSize)
 	b[0] = version
 	if h.resume {
-		b[1] = flagResume
+		b[1] |= flagResume
+	}
+	if h.move {
+		b[1] |= flagMove
 	}
 	b = append(b, h.session[:]...)
 	b = binary.BigEndian.AppendUint32(b, h.attempt)
@@ -79,13 +88,16 @@ func (h hello) write(w io.Writer) error {
 
 func readHello(r io.Reader) (h hello, err error) {
 	var b [helloSize]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
+	if _, err := io.ReadFull(r, b[:1]); err != nil {
 		return h, err
 	}
 	if b[0] != version {
 		return h, fmt.Errorf("%w: %d", errVersion, b[0])
 	}
-	h.resume = b[1]&flagResume != 0
+	if _, err := io.ReadFull(r, b[1:]); err != nil {
+		return h, err
+	}
+	h.resume, h.move = b[1]&flagResume != 0, b[1]&flagMove != 0
 	copy(h.session[:], b[2:])
 	h.attempt = binary.BigEndian.Uint32(b[18:])
 	h.received = binary.BigEndian.Uint64(b[22:])

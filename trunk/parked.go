@@ -1,6 +1,10 @@
 package trunk
 
-import "time"
+import (
+	"time"
+
+	"p2ptun/registry"
+)
 
 // parkLook is how often a session without a link looks at the clock: a
 // laptop's sleep counts, so no timer will do.
@@ -27,4 +31,39 @@ func (s *session) park(since time.Time, survive time.Duration, back <-chan struc
 			}
 		}
 	}
+}
+
+// parked notes that there is no link any more.
+func (s *session) parked(since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fate.Parked = since
+}
+
+// resumed notes that there is a link again, and gives the event.
+func (s *session) resumed(away time.Duration, replayed uint64) Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fate.Parked = time.Time{}
+	s.fate.Resumed++
+	s.fate.AwayMs += away.Milliseconds()
+	s.fate.Replayed += replayed
+	return Event{Op: Resumed, Away: away, Replayed: replayed, Streams: s.live}
+}
+
+// moved notes that another link has taken the place of one, and gives the
+// event.
+func (s *session) moved(from registry.Path, replayed uint64) Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fate.Moved++
+	s.fate.Replayed += replayed
+	return Event{Op: Moved, From: from, Replayed: replayed, Streams: s.live}
+}
+
+// status is how the session has fared until now.
+func (s *session) status() registry.TrunkStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fate
 }

@@ -8,16 +8,19 @@ import (
 	"sync"
 	"time"
 
+	"p2ptun/proto"
 	"p2ptun/registry"
 )
 
 // Link is what carries a pipe for a while: a libp2p stream, whose reader and
-// writer are authenticated. Read and Write may be called at once. Reset ends
-// both at once, makes blocked calls return, may be called more than once and
-// must not block.
+// writer are authenticated. Read and Write may be called at once. CloseWrite
+// ends the way out after what was written. Reset ends both ways at once, makes
+// blocked calls return, may be called more than once and must not block.
 type Link interface {
 	io.Reader
 	io.Writer
+	CloseWrite() error
+	SetReadDeadline(time.Time) error
 	Reset()
 }
 
@@ -27,8 +30,12 @@ const (
 	maxUnsent = 128 << 10
 	// historyMin and historyMax bound what is kept until it is acknowledged, in
 	// bytes: it grows with need, and bounds the rate to historyMax a round trip.
-	historyMin = 4 << 20
+	historyMin = 256 << 10
 	historyMax = 16 << 20
+	// historySlack is what may be kept beyond that, in bytes, of words that no
+	// admission holds back: yamux's and the control stream's, for as long as a
+	// session is parked.
+	historySlack = 8 << 20
 	// ackEvery is how many bytes may come unacknowledged; ackLate is when fewer
 	// are.
 	ackEvery = 256 << 10
@@ -36,15 +43,23 @@ const (
 	// smallWrite is what is copied behind its header rather than written after
 	// it.
 	smallWrite = 8 << 10
+	// farewell bounds how long a link may take for its last frame.
+	farewell = 2 * time.Second
 )
 
-// errEnded is returned by a pipe that was ended without a reason.
-var errEnded = errors.New("trunk: ended")
+var (
+	// errEnded is returned by a pipe that was ended without a reason.
+	errEnded = errors.New("trunk: ended")
+	// errUnacknowledged ends a pipe whose peer takes all and says nothing.
+	errUnacknowledged = errors.New("trunk: the peer acknowledges nothing")
+)
 
 // pipe is a byte pipe in both directions that no link's end interrupts. One
 // goroutine may call Read and one Write; the others' may be called by any.
 type pipe struct {
-	away func(*attachment, error) // a link was lost; called without locks
+	away   func(*attachment, error) // a link was lost; called without locks
+	arrive func([]byte) error       // looks at what Read gives; an error ends the pipe
+	budget *Budget                  // of what the history may hold beyond historyMin
 
 	mu      sync.Mutex
 	changed sync.Cond // link or err
@@ -54,6 +69,8 @@ type pipe struct {
 	sent    uint64 // all before it was given to the link
 	limit   int    // of the history now
 	busy    *chunk // being written from
+	body    int    // bytes that a yamux header announced, and that are written next
+	calm    uint64 // acked when tidy looked last
 
 	received uint64 // all before it was given to the reader
 	told     uint64 // the last ack that was given to a link
@@ -64,9 +81,10 @@ type pipe struct {
 	writer   chan struct{} // done of the newest attachment; nil before the first
 	err      error         // why it ended
 	ended    chan struct{}
-	queue    []*ticket // writers that wait to be admitted
-	held     int       // bytes of those that are in, and not written yet
-	replayed uint64    // bytes that were sent again
+	flushed  chan struct{} // closed when all has arrived; nil while nobody waits
+	queue    []*ticket     // writers that wait to be admitted
+	held     int           // bytes of those that are in, and not written yet
+	replayed uint64        // bytes that were sent again
 }
 
 // attachment is a link while the pipe uses it.
@@ -77,50 +95,63 @@ type attachment struct {
 	skip int           // of those, that have arrived before
 	work chan struct{} // holds one while there may be something to write
 	gone chan struct{} // closed when the pipe has let go of it
+	last *header       // what is written when it has; nil for nothing
 	done chan struct{} // closed when its writer has returned
 }
 
-func newPipe(away func(*attachment, error)) *pipe {
-	p := &pipe{away: away, limit: historyMin, ended: make(chan struct{})}
+func newPipe(budget *Budget, away func(*attachment, error)) *pipe {
+	p := &pipe{away: away, budget: budget, limit: historyMin, ended: make(chan struct{})}
+	p.arrive = func([]byte) error { return nil }
 	p.changed.L = &p.mu
 	return p
 }
 
 // attach makes the pipe go on over a link, on which the peer has said how far
-// it has received. A link that is there is let go. Errors: a peer that can't
-// have received that.
-func (p *pipe) attach(l Link, peerReceived uint64) (*attachment, error) {
+// it has received, and was told how far we have. A link that is there is let
+// go; had says that there was one. Errors: a peer that can't have received
+// that.
+func (p *pipe) attach(l Link, peerReceived, told uint64) (had bool, err error) {
 	a := &attachment{Link: l, in: bufio.NewReaderSize(l, 4<<10), work: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
-		return nil, p.err
+		return false, p.err
 	}
 	peerReceived = max(peerReceived, p.acked) // an ack may have overtaken the hello
 	if peerReceived > p.sent {
-		return nil, fmt.Errorf("trunk: the peer has received %d of %d", peerReceived, p.sent)
+		return false, fmt.Errorf("trunk: the peer has received %d of %d", peerReceived, p.sent)
 	}
-	p.letGo()
+	had = p.link != nil
+	p.letGo(nil)
 	p.replayed += p.sent - peerReceived
 	p.sent = peerReceived
 	p.acknowledge(peerReceived)
-	p.told = p.received // the hello has said it
+	p.told = told // what came since over the old link is acknowledged over the new
 	p.link, p.last = a, l
 	a.wake()
 	p.changed.Broadcast()
 	before := p.writer
 	p.writer = a.done
 	go p.write(a, before)
-	return a, nil
+	return had, nil
 }
 
-// letGo drops the link. Call it with mu held.
-func (p *pipe) letGo() {
-	if a := p.link; a != nil {
-		p.link = nil
-		close(a.gone)
-		a.Reset()
+// letGo drops the link, after a last frame if there is one to say. Call it with
+// mu held.
+func (p *pipe) letGo(last *header) {
+	a := p.link
+	if a == nil {
+		return
 	}
+	p.link = nil
+	a.last = last
+	close(a.gone)
+	if last == nil {
+		a.Reset()
+		return
+	}
+	_ = a.SetReadDeadline(time.Unix(1, 0)) // the reader is done
+	time.AfterFunc(farewell, a.Reset)
 }
 
 // lost lets go of a link that failed, unless that has been done.
@@ -128,7 +159,7 @@ func (p *pipe) lost(a *attachment, err error) {
 	p.mu.Lock()
 	ours := p.link == a
 	if ours {
-		p.letGo()
+		p.letGo(nil)
 		p.changed.Broadcast()
 	}
 	p.mu.Unlock()
@@ -137,27 +168,57 @@ func (p *pipe) lost(a *attachment, err error) {
 	}
 }
 
-// end makes Read and Write fail with that error, for ever.
-func (p *pipe) end(err error) {
+// end makes Read and Write fail, for ever, and tells the peer why, where there
+// is a link and it does not hang.
+func (p *pipe) end(code proto.Code) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.fail(errEnded, &header{kind: kindEnd, offset: uint64(code)})
+}
+
+// fail makes Read and Write fail with that error. Call it with mu held.
+func (p *pipe) fail(err error, last *header) {
 	if p.err != nil {
 		return
 	}
 	p.err = err
-	p.letGo()
+	p.letGo(last)
 	if p.late != nil {
 		p.late.Stop()
 	}
 	p.history = history{}
+	p.budget.give(int64(p.limit - historyMin))
 	close(p.ended)
 	p.changed.Broadcast()
 }
 
 // Close ends the pipe, as yamux asks for when its session ends.
 func (p *pipe) Close() error {
-	p.end(errEnded)
+	p.end(proto.CodeNone)
 	return nil
+}
+
+// flush waits until all that was written has arrived, or for limit; not while
+// there is no link.
+func (p *pipe) flush(limit time.Duration) {
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	for {
+		p.mu.Lock()
+		if p.err != nil || p.link == nil || p.acked == p.history.next {
+			p.mu.Unlock()
+			return
+		}
+		flushed, gone := make(chan struct{}), p.link.gone
+		p.flushed = flushed
+		p.mu.Unlock()
+		select {
+		case <-flushed:
+		case <-gone:
+		case <-late.C:
+			return
+		}
+	}
 }
 
 // path is that of the newest link, where it knows it.
@@ -165,14 +226,18 @@ func (p *pipe) path() registry.Path {
 	p.mu.Lock()
 	last := p.last
 	p.mu.Unlock()
-	if l, ok := last.(interface{ Path() registry.Path }); ok {
+	return pathOf(last)
+}
+
+func pathOf(l Link) registry.Path {
+	if l, ok := l.(interface{ Path() registry.Path }); ok {
 		return l.Path()
 	}
 	return registry.Path{}
 }
 
-// offsets are those that a hello tells.
-func (p *pipe) offsets() (received uint64) {
+// position is how far this side has received, for a hello.
+func (p *pipe) position() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.received
@@ -190,30 +255,52 @@ func (p *pipe) replays() uint64 {
 func (p *pipe) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.err == nil && p.history.next-p.acked > historyMax+historySlack {
+		p.fail(errUnacknowledged, nil)
+	}
 	if p.err != nil {
 		return 0, p.err
 	}
 	p.history.append(b)
-	if p.link != nil && !announcesBody(b) {
+	if !p.announces(b) && p.link != nil {
 		p.link.wake()
 	}
 	return len(b), nil
 }
 
-// announcesBody says that b is the header of a yamux data frame whose body is
-// written next: both go out together.
-func announcesBody(b []byte) bool {
-	const size, typeData = 12, 0
-	return len(b) == size && b[1] == typeData && (b[8]|b[9]|b[10]|b[11]) != 0
+// announces follows what yamux writes, a header and then its body: both go out
+// together.
+func (p *pipe) announces(b []byte) bool {
+	if p.body > 0 {
+		p.body -= len(b)
+		return p.body > 0
+	}
+	if f := muxFrame(b); f.kind() == muxData {
+		p.body = f.length()
+	}
+	return p.body > 0
 }
 
 // room is how many bytes may be written now. Call it with mu held.
 func (p *pipe) room() int {
 	unsent, kept := int(p.history.next-p.sent), int(p.history.next-p.acked)
-	if kept >= p.limit && p.limit < historyMax && unsent < maxUnsent {
+	if kept >= p.limit && p.limit < historyMax && unsent < maxUnsent && p.budget.take(int64(p.limit), budgetForAll) {
 		p.limit *= 2 // the link takes it faster than the peer acknowledges
 	}
 	return max(0, min(maxUnsent-unsent, p.limit-kept))
+}
+
+// tidy gives back what the history has grown to, where nothing has moved since
+// the last look.
+func (p *pipe) tidy() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	idle := p.err == nil && p.acked == p.calm && p.acked == p.history.next
+	p.calm = p.acked
+	if idle && p.limit > historyMin {
+		p.budget.give(int64(p.limit - historyMin))
+		p.limit = historyMin
+	}
 }
 
 func (a *attachment) wake() {
@@ -238,6 +325,7 @@ func (p *pipe) write(a *attachment, before chan struct{}) {
 			case <-a.work:
 				continue
 			case <-a.gone:
+				a.sayLast(scratch)
 				return
 			}
 		}
@@ -249,6 +337,17 @@ func (p *pipe) write(a *attachment, before chan struct{}) {
 			p.lost(a, err)
 			return
 		}
+	}
+}
+
+// sayLast writes the last frame of a link that was let go.
+func (a *attachment) sayLast(scratch []byte) {
+	if a.last == nil {
+		return
+	}
+	a.last.put(scratch)
+	if _, err := a.Write(scratch[:headerSize]); err == nil {
+		_ = a.CloseWrite() // a reset could overtake the frame
 	}
 }
 
@@ -298,6 +397,10 @@ func (p *pipe) acknowledge(offset uint64) {
 	}
 	p.acked = offset
 	p.history.drop(offset, p.busy)
+	if p.flushed != nil && p.acked == p.history.next {
+		close(p.flushed)
+		p.flushed = nil
+	}
 	p.letIn()
 }
 
@@ -314,7 +417,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 			p.lost(a, err)
 		}
 		if n > 0 {
-			return n, nil
+			return n, p.arrive(b[:n])
 		}
 	}
 }
@@ -363,18 +466,19 @@ func (p *pipe) readHeader(a *attachment) error {
 	if p.link != a {
 		return nil
 	}
-	if h.kind == kindAck {
-		if h.offset > p.sent {
-			return fmt.Errorf("%w: acknowledges %d of %d", errFrame, h.offset, p.sent)
-		}
+	switch {
+	case h.kind == kindEnd:
+		return endError{proto.Code(h.offset)}
+	case h.kind == kindAck && h.offset > p.sent:
+		return fmt.Errorf("%w: acknowledges %d of %d", errFrame, h.offset, p.sent)
+	case h.kind == kindAck:
 		p.acknowledge(h.offset)
-		return nil
-	}
-	if h.offset > p.received {
+	case h.offset > p.received:
 		return fmt.Errorf("%w: offset %d after %d", errFrame, h.offset, p.received)
+	default:
+		a.left = h.length
+		a.skip = int(min(p.received-h.offset, uint64(h.length)))
 	}
-	a.left = h.length
-	a.skip = int(min(p.received-h.offset, uint64(h.length)))
 	return nil
 }
 

@@ -1,17 +1,23 @@
 package trunk
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"p2ptun/proto"
+	"p2ptun/registry"
 )
 
 // Bounds of the trunks that peers have opened.
 const (
 	maxPerPeer = 16
 	maxTrunks  = 1024
+	// finishLimit bounds how long a session that ends waits for its last bytes
+	// to arrive.
+	finishLimit = 2 * time.Second
 )
 
 // Server takes trunks of peers. Fill the fields, then call its methods from any
@@ -25,12 +31,14 @@ type Server struct {
 	// Survive gives the longest time that a trunk of that protocol is kept
 	// without a link.
 	Survive func(protocol string) time.Duration
-	Budget  *Budget
+	// Budget bounds memory. If nil, there is no bound but those of each trunk.
+	Budget *Budget
 	// Told is told what happens. It must not block. If nil, nobody is.
 	Told func(Event)
 
 	mu     sync.Mutex
 	closed bool
+	made   uint64
 	trunks map[trunkKey]*incoming
 	tasks  sync.WaitGroup
 }
@@ -45,13 +53,15 @@ type trunkKey struct {
 type incoming struct {
 	*session
 	key     trunkKey
+	number  uint64 // rises with each session of the server
 	survive time.Duration
 
 	joining sync.Mutex // one link after the other
-	attempt uint32
+	attempt uint32     // guarded by joining
 
-	mu   sync.Mutex
-	back chan struct{} // closed when it has a link again
+	mu    sync.Mutex
+	since time.Time     // without a link since then; zero while there is one
+	back  chan struct{} // closed when it has a link again
 }
 
 // Serve takes a link of a peer, whose ID is proven, to one protocol. It returns
@@ -63,12 +73,14 @@ func (s *Server) Serve(link Link, peer, protocol string) error {
 	late := time.AfterFunc(helloLimit, link.Reset)
 	defer late.Stop()
 	h, err := readHello(link)
+	if errors.Is(err, errVersion) {
+		return s.refuse(link, verdictVersion)
+	}
 	if err != nil {
 		link.Reset()
 		return err
 	}
-	key := trunkKey{peer, protocol, h.session}
-	in, v := s.session(key, h)
+	in, v := s.session(trunkKey{peer, protocol, h.session}, h)
 	if v != verdictOK {
 		return s.refuse(link, v)
 	}
@@ -77,12 +89,8 @@ func (s *Server) Serve(link Link, peer, protocol string) error {
 
 func (s *Server) refuse(link Link, v verdict) error {
 	_ = answer{verdict: v}.write(link)
-	if closer, ok := link.(interface{ CloseWrite() error }); ok {
-		_ = closer.CloseWrite() // a reset could overtake the answer
-		time.AfterFunc(helloLimit, link.Reset)
-	} else {
-		link.Reset()
-	}
+	_ = link.CloseWrite() // a reset could overtake the answer
+	time.AfterFunc(farewell, link.Reset)
 	return fmt.Errorf("trunk: hello: %w", errVerdict(v))
 }
 
@@ -93,17 +101,30 @@ func (s *Server) session(key trunkKey, h hello) (*incoming, verdict) {
 	in := s.trunks[key]
 	switch {
 	case s.closed:
-		return nil, verdictRefused
+		return nil, verdictFull
 	case h.resume && (in == nil || in.why() != nil):
 		return nil, verdictUnknown
 	case h.resume:
 		return in, verdictOK
 	case in != nil:
 		return nil, verdictStale
-	case len(s.trunks) >= maxTrunks || s.countOf(key.peer) >= maxPerPeer:
+	}
+	for _, old := range s.trunks {
+		s.supersede(old, key)
+	}
+	if len(s.trunks) >= maxTrunks || s.countOf(key.peer) >= maxPerPeer {
 		return nil, verdictFull
 	}
 	return s.make(key, h)
+}
+
+// supersede ends a session without a link that its peer has forgotten: it opens
+// another in its place. Call it with mu held.
+func (s *Server) supersede(old *incoming, key trunkKey) {
+	if old.key.peer != key.peer || old.key.protocol != key.protocol || !old.isParked() {
+		return
+	}
+	s.tasks.Go(func() { s.conclude(old, proto.CodeRestarted, ErrRestarted.Error()) })
 }
 
 // countOf counts a peer's trunks. Call it with mu held.
@@ -116,11 +137,12 @@ func (s *Server) countOf(peer string) (n int) {
 	return n
 }
 
-// make starts a session. Call it with mu held.
+// make starts a session, which is parked until it has its first link. Call it
+// with mu held.
 func (s *Server) make(key trunkKey, h hello) (*incoming, verdict) {
-	in := &incoming{key: key, survive: min(h.survive, s.Survive(key.protocol)), back: make(chan struct{})}
-	p := newPipe(func(_ *attachment, err error) { s.away(in, err) })
-	mux, err := newSession(p, s.Budget, false)
+	s.made++
+	in := &incoming{key: key, number: s.made, survive: min(h.survive, s.Survive(key.protocol)), since: wall(), back: make(chan struct{})}
+	mux, err := newSession(s.Budget, false, func(_ *attachment, err error) { s.away(in, err) })
 	if err != nil {
 		return nil, verdictFull
 	}
@@ -130,11 +152,14 @@ func (s *Server) make(key trunkKey, h hello) (*incoming, verdict) {
 	}
 	s.trunks[key] = in
 	s.tasks.Go(func() {
-		in.accept(func(st *Stream) { go s.Accept(key.peer, key.protocol, st) })
+		in.accept(func(st *Stream) { s.tasks.Go(func() { s.Accept(key.peer, key.protocol, st) }) })
 		in.end(proto.CodePeerAway)
+		in.tasks.Wait()
 		s.mu.Lock()
-		delete(s.trunks, key)
-		s.mu.Unlock()
+		defer s.mu.Unlock()
+		if s.trunks[key] == in {
+			delete(s.trunks, key)
+		}
 	})
 	return in, verdictOK
 }
@@ -143,65 +168,121 @@ func (s *Server) make(key trunkKey, h hello) (*incoming, verdict) {
 func (s *Server) join(in *incoming, link Link, h hello) error {
 	in.joining.Lock()
 	defer in.joining.Unlock()
-	if !h.resume && !s.Allowed(in.key.peer, in.key.protocol) {
-		in.end(proto.CodeRevoked) // Revoke may have passed before it was there
-		return s.refuse(link, verdictRefused)
-	}
 	if h.attempt <= in.attempt {
 		return s.refuse(link, verdictStale)
 	}
-	if !s.Allowed(in.key.peer, in.key.protocol) { // the right has gone in the meantime
+	if !s.Allowed(in.key.peer, in.key.protocol) { // Revoke may have passed before it was there
 		in.end(proto.CodeRevoked)
 		return s.refuse(link, verdictRefused)
 	}
 	in.attempt = h.attempt
-	a := answer{verdict: verdictOK, received: in.pipe.offsets(), survive: in.survive}
+	a := answer{verdict: verdictOK, received: in.pipe.position(), survive: in.survive}
+	from, before := in.pipe.path(), in.pipe.replays()
 	if err := a.write(link); err != nil {
 		link.Reset()
+		if !h.resume {
+			in.end(proto.CodePeerAway) // it never had a link
+		}
 		return err
 	}
-	if _, err := in.pipe.attach(link, h.received); err != nil {
+	had, err := in.pipe.attach(link, h.received, a.received)
+	if err != nil {
 		link.Reset()
 		in.end(proto.CodeNone)
 		return err
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if !isClosed(in.back) {
-		close(in.back)
-	}
+	s.linked(in, h, had, from, in.pipe.replays()-before)
 	return nil
 }
 
+// linked tells what a new link of a session means.
+func (s *Server) linked(in *incoming, h hello, had bool, from registry.Path, replayed uint64) {
+	in.mu.Lock()
+	since := in.since
+	in.since = time.Time{}
+	if !isClosed(in.back) {
+		close(in.back)
+	}
+	in.mu.Unlock()
+	switch {
+	case !h.resume:
+	case h.move && had:
+		s.tell(in, in.moved(from, replayed))
+	case since.IsZero(): // the peer has noticed before us
+		s.tell(in, in.resumed(0, replayed))
+	default:
+		s.tell(in, in.resumed(wall().Sub(since), replayed))
+	}
+}
+
 // away is called when the link of a session is lost: the peer has survive to
-// come back.
+// come back, unless it has said that it will not.
 func (s *Server) away(in *incoming, why error) {
 	in.mu.Lock()
-	in.back = make(chan struct{})
-	back := in.back
+	if isClosed(in.back) {
+		in.back = make(chan struct{})
+	}
+	back, since := in.back, wall()
+	in.since = since
 	in.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	since := wall()
-	s.tell(in, Event{Op: Parked, Streams: in.count(), Reason: why.Error()})
 	s.tasks.Go(func() {
-		if in.park(since, in.survive, back) {
-			s.tell(in, Event{Op: Ended, Streams: in.count(), Reason: "no link for too long"})
-			in.end(proto.CodePeerAway)
-			return
-		}
-		if in.why() == nil {
-			s.tell(in, Event{Op: Resumed, Away: wall().Sub(since), Streams: in.count()})
+		var bye endError
+		switch {
+		case errors.As(why, &bye):
+			in.end(bye.code)
+		case s.isForgotten(in):
+			s.conclude(in, proto.CodeRestarted, ErrRestarted.Error())
+		default:
+			s.wait(in, since, back, why)
 		}
 	})
 }
 
+// isForgotten says that the peer has opened another session in place of this
+// one.
+func (s *Server) isForgotten(in *incoming) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, other := range s.trunks {
+		if key.peer == in.key.peer && key.protocol == in.key.protocol && other.number > in.number {
+			return true
+		}
+	}
+	return false
+}
+
+// wait keeps a session without a link.
+func (s *Server) wait(in *incoming, since time.Time, back <-chan struct{}, why error) {
+	in.parked(since)
+	s.tell(in, Event{Op: Parked, Streams: in.count(), Survive: in.survive, Reason: why.Error()})
+	if in.park(since, in.survive, back) {
+		s.conclude(in, proto.CodePeerAway, "no link for "+in.survive.String())
+	}
+}
+
+// conclude ends a session that had streams, and tells.
+func (s *Server) conclude(in *incoming, code proto.Code, reason string) {
+	in.mu.Lock()
+	since := in.since
+	in.mu.Unlock()
+	s.tell(in, Event{Op: Ended, Away: wall().Sub(since), Streams: in.count(), Reason: reason})
+	in.end(code)
+}
+
+func (in *incoming) isParked() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return !in.since.IsZero()
+}
+
 func (s *Server) tell(in *incoming, e Event) {
 	if s.Told != nil {
-		e.Peer, e.Protocol = in.key.peer, in.key.protocol
+		e.Peer, e.Protocol, e.To = in.key.peer, in.key.protocol, in.pipe.path()
 		s.Told(e)
 	}
 }
@@ -209,31 +290,42 @@ func (s *Server) tell(in *incoming, e Event) {
 // Revoke ends the trunks of those who are not allowed any more, parked ones
 // too.
 func (s *Server) Revoke() {
-	s.mu.Lock()
-	var out []*incoming
-	for key, in := range s.trunks {
-		if !s.Allowed(key.peer, key.protocol) {
-			out = append(out, in)
+	for _, in := range s.list() {
+		if !s.Allowed(in.key.peer, in.key.protocol) {
+			in.end(proto.CodeRevoked)
 		}
 	}
-	s.mu.Unlock()
-	for _, in := range out {
-		in.end(proto.CodeRevoked)
+}
+
+func (s *Server) list() (all []*incoming) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, in := range s.trunks {
+		all = append(all, in)
 	}
+	return all
+}
+
+// Count is how many trunks there are, and how many of them have no link.
+func (s *Server) Count() (all, parked int) {
+	list := s.list()
+	for _, in := range list {
+		if in.isParked() {
+			parked++
+		}
+	}
+	return len(list), parked
 }
 
 // Close ends all trunks, and returns when nothing of them runs.
 func (s *Server) Close(code proto.Code) {
 	s.mu.Lock()
 	s.closed = true
-	var all []*incoming
-	for _, in := range s.trunks {
-		all = append(all, in)
-	}
 	s.mu.Unlock()
-	for _, in := range all {
-		in.end(code)
-		in.tasks.Wait()
+	var ending sync.WaitGroup
+	for _, in := range slices.Clone(s.list()) {
+		ending.Go(func() { in.finish(code, finishLimit) })
 	}
+	ending.Wait()
 	s.tasks.Wait()
 }

@@ -12,24 +12,40 @@ import (
 	"p2ptun/registry"
 )
 
-// MaxStreams bounds the streams of one trunk that one side has opened.
-const MaxStreams = 24_000
+const (
+	// MaxStreams bounds the streams of one trunk.
+	MaxStreams = 24_000
+	// tidyEvery is how often what idle streams hold is looked at: who moved
+	// nothing in between gives back what it does not need.
+	tidyEvery = 5 * time.Second
+)
 
 // session is a yamux over a pipe, at either side.
 type session struct {
-	pipe    *pipe
-	mux     *yamux.Session
-	control *control
-	budget  *Budget
-	initer  bool // this side opened the trunk: its streams have odd ids
-	tasks   sync.WaitGroup
+	pipe   *pipe
+	mux    *yamux.Session
+	budget *Budget
+	initer bool // this side opened the trunk: its streams have odd ids
+	tasks  sync.WaitGroup
 
 	mu      sync.Mutex
 	came    sync.Cond // a stream of the peer's, or the end
+	control *control  // nil until the first stream is there
+	words   int64     // bytes for the control stream that came before that
 	streams map[uint32]*Stream
-	highest uint32 // id of the newest stream of the peer's
+	early   map[uint32]early // streams of the peer's that are not taken yet, or were refused
+	live    int              // streams that have not left
+	highest uint32           // id of the newest stream of the peer's
 	code    proto.Code
 	over    bool
+	fate    registry.TrunkStatus
+}
+
+// early is what came of a stream before it was taken.
+type early struct {
+	got     uint64
+	fin     bool
+	refused bool
 }
 
 func muxConfig() *yamux.Config {
@@ -37,7 +53,7 @@ func muxConfig() *yamux.Config {
 	c.AcceptBacklog = MaxStreams
 	c.EnableKeepAlive = false                   // a link may be away for long
 	c.ConnectionWriteTimeout = 1000 * time.Hour // writes to the pipe do not block
-	c.MaxStreamWindowSize = windowMax           // our own credit is what binds
+	c.MaxStreamWindowSize = 4 * windowMax       // our own credit is what binds, also before half of this was told
 	c.StreamOpenTimeout = 0
 	c.StreamCloseTimeout = 0
 	c.LogOutput = io.Discard
@@ -45,18 +61,26 @@ func muxConfig() *yamux.Config {
 }
 
 // newSession starts yamux over a pipe; on the initiator's side the control
-// stream is opened, on the other it is the first to come.
-func newSession(p *pipe, budget *Budget, initer bool) (*session, error) {
-	s := &session{pipe: p, budget: budget, initer: initer, streams: map[uint32]*Stream{}}
+// stream is opened, on the other it is the first to come. Errors: no memory
+// left.
+func newSession(whole *Budget, initer bool, away func(*attachment, error)) (*session, error) {
+	s := &session{budget: whole.part(trunkBudget), initer: initer, streams: map[uint32]*Stream{}, early: map[uint32]early{}}
 	s.came.L = &s.mu
+	if !s.budget.take(historyMin, 1) {
+		return nil, fmt.Errorf("trunk: %w: no memory left for another", registry.ErrFull)
+	}
+	s.pipe = newPipe(s.budget, away)
+	s.pipe.arrive = (&inspector{s: s}).look
 	start := yamux.Server
 	if initer {
 		start = yamux.Client
 	}
 	var err error
-	if s.mux, err = start(p, muxConfig()); err != nil {
+	if s.mux, err = start(s.pipe, muxConfig()); err != nil {
+		s.budget.give(historyMin)
 		return nil, err
 	}
+	s.tasks.Go(s.tidy)
 	if initer {
 		first, err := s.mux.OpenStream()
 		if err != nil {
@@ -69,32 +93,26 @@ func newSession(p *pipe, budget *Budget, initer bool) (*session, error) {
 
 // begin starts the control stream.
 func (s *session) begin(first *yamux.Stream) {
-	s.control = newControl(first)
-	s.tasks.Go(func() { s.control.send(s.pipe.ended) })
-	s.tasks.Go(s.obey)
+	c := newControl(first)
+	s.mu.Lock()
+	s.control = c
+	c.unread.Store(s.words)
+	s.mu.Unlock()
+	s.tasks.Go(func() { c.send(s.pipe.ended) })
+	s.tasks.Go(func() { s.obey(c) })
 }
 
 // obey carries out what the peer says on the control stream.
-func (s *session) obey() {
+func (s *session) obey(c *control) {
 	for {
-		kind, id, value, err := readControl(s.control.stream)
+		kind, id, value, err := readControl(c.stream)
 		if err != nil {
 			s.end(proto.CodeNone)
 			return
 		}
-		st := s.find(id)
-		if st == nil {
-			continue // it is gone here
-		}
-		switch kind {
-		case ctlReset:
-			st.cutOff(&registry.ResetError{Code: proto.Code(value), Err: errReset})
-		case ctlCredit:
-			st.allow(value)
-		case ctlBlocked:
-			st.blocked(value)
-		case ctlEnd:
-			st.finish(value)
+		c.unread.Add(-ctlSize)
+		if st := s.find(id); st != nil { // else it is gone here
+			st.obey(kind, value)
 		}
 	}
 }
@@ -103,12 +121,13 @@ func (s *session) obey() {
 func (s *session) find(id uint32) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	theirs := (id%2 == 1) != s.initer
-	for theirs && id > s.highest && !s.over {
+	for s.isTheirs(id) && id > s.highest && !s.over {
 		s.came.Wait()
 	}
 	return s.streams[id]
 }
+
+func (s *session) isTheirs(id uint32) bool { return (id%2 == 1) != s.initer }
 
 // open opens a stream; nothing waits for the peer.
 func (s *session) open() (*Stream, error) {
@@ -120,7 +139,7 @@ func (s *session) open() (*Stream, error) {
 	if len(s.streams) >= MaxStreams {
 		return nil, fmt.Errorf("trunk: %w: %d streams", registry.ErrFull, MaxStreams)
 	}
-	if !s.budget.force(leastWindow) {
+	if !s.budget.take(leastWindow, 1) {
 		return nil, fmt.Errorf("trunk: %w: no memory left for another stream", registry.ErrFull)
 	}
 	ys, err := s.mux.OpenStream()
@@ -130,6 +149,7 @@ func (s *session) open() (*Stream, error) {
 	}
 	st := newStream(s, ys)
 	s.streams[ys.StreamID()] = st
+	s.live++
 	st.widen(windowStart, budgetForStart)
 	return st, nil
 }
@@ -137,12 +157,12 @@ func (s *session) open() (*Stream, error) {
 // accept hands the peer's streams to f until the session ends. The first is
 // the control stream.
 func (s *session) accept(f func(*Stream)) {
-	for {
+	for first := true; ; first = false {
 		ys, err := s.mux.AcceptStream()
 		if err != nil {
 			return
 		}
-		if s.control == nil {
+		if first {
 			s.begin(ys)
 			continue
 		}
@@ -155,27 +175,125 @@ func (s *session) accept(f func(*Stream)) {
 
 // admit takes a stream of the peer's into the table.
 func (s *session) admit(ys *yamux.Stream) *Stream {
+	id := ys.StreamID()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.highest = ys.StreamID()
+	s.highest = id
 	s.came.Broadcast()
-	if s.over || len(s.streams) >= MaxStreams || !s.budget.force(leastWindow) {
-		s.control.reset(ys.StreamID(), proto.CodeTooMany)
+	e := s.early[id]
+	if s.over || len(s.streams) >= MaxStreams || !s.budget.take(leastWindow, 1) {
+		if e.refused = true; e.fin {
+			delete(s.early, id)
+		} else {
+			s.early[id] = e
+		}
+		s.control.reset(id, proto.CodeTooMany)
 		_ = ys.Close()
 		return nil
 	}
+	delete(s.early, id)
 	st := newStream(s, ys)
-	s.streams[ys.StreamID()] = st
+	st.got, st.fin = e.got, e.fin
+	s.streams[id] = st
+	s.live++
 	return st
 }
 
-func (s *session) remove(id uint32) {
+// arrived counts what the peer has sent of a stream, before yamux sees it.
+// Errors: more than it may.
+func (s *session) arrived(id uint32, flags uint16, n int) error {
+	s.mu.Lock()
+	switch st := s.streams[id]; {
+	case st != nil:
+		s.mu.Unlock()
+		return st.arrived(n, flags&(muxFIN|muxRST) != 0)
+	case id == 1:
+		defer s.mu.Unlock()
+		return s.wordsArrived(int64(n))
+	}
+	defer s.mu.Unlock()
+	return s.earlyArrived(id, flags, n)
+}
+
+// wordsArrived is arrived for the control stream. Call it with mu held.
+func (s *session) wordsArrived(n int64) error {
+	unread := s.words + n
+	if s.control == nil {
+		s.words = unread
+	} else {
+		unread = s.control.unread.Add(n)
+	}
+	if unread > maxControl {
+		return fmt.Errorf("%w: %d bytes of messages that nobody can read as fast", errFrame, unread)
+	}
+	return nil
+}
+
+// earlyArrived is arrived for a stream that was not taken yet. Call it with mu
+// held.
+func (s *session) earlyArrived(id uint32, flags uint16, n int) error {
+	e, known := s.early[id]
+	if !known && flags&muxSYN == 0 {
+		return nil // of one that has ended here: yamux throws it away
+	}
+	e.got += uint64(n)
+	e.fin = e.fin || flags&(muxFIN|muxRST) != 0
+	if e.got > leastWindow || !known && len(s.early) >= 2*MaxStreams {
+		return fmt.Errorf("%w: more than may come of new streams", errFrame)
+	}
+	if s.early[id] = e; e.refused && e.fin {
+		delete(s.early, id)
+	}
+	return nil
+}
+
+// drop takes a stream out that both sides have done with.
+func (s *session) drop(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, id)
 }
 
-// end resets all streams with that code, once.
+// left counts a stream that this side has done with.
+func (s *session) left() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live--
+}
+
+// list gives the streams at this moment.
+func (s *session) list() []*Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	streams := make([]*Stream, 0, len(s.streams))
+	for _, st := range s.streams {
+		streams = append(streams, st)
+	}
+	return streams
+}
+
+// tidy has idle streams give back what they hold, until the session ends.
+func (s *session) tidy() {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.pipe.ended:
+			return
+		}
+		s.pipe.tidy()
+		most := uint64(windowStart)
+		if s.budget.scarce() {
+			most = leastWindow
+		}
+		for _, st := range s.list() {
+			st.tidy(most)
+		}
+	}
+}
+
+// end resets all streams with that code, once, and tells the peer.
 func (s *session) end(code proto.Code) {
 	s.mu.Lock()
 	if s.over {
@@ -183,17 +301,30 @@ func (s *session) end(code proto.Code) {
 		return
 	}
 	s.over, s.code = true, code
-	streams := make([]*Stream, 0, len(s.streams))
-	for _, st := range s.streams {
-		streams = append(streams, st)
-	}
 	s.came.Broadcast()
 	s.mu.Unlock()
-	for _, st := range streams {
+	for _, st := range s.list() {
 		st.cutOff(s.why())
 	}
-	s.pipe.end(errEnded)
+	s.pipe.end(code)
 	_ = s.mux.Close()
+	for _, st := range s.list() {
+		st.release()
+	}
+	s.budget.give(historyMin)
+}
+
+// finish ends a session whose streams have ended, after what they have said
+// last has arrived, or for as long as limit.
+func (s *session) finish(code proto.Code, limit time.Duration) {
+	s.mu.Lock()
+	c := s.control
+	s.mu.Unlock()
+	if c != nil {
+		c.flush()
+	}
+	s.pipe.flush(limit)
+	s.end(code)
 }
 
 // why is nil while the session lives.
@@ -215,5 +346,5 @@ func (s *session) reason() error {
 func (s *session) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.streams)
+	return s.live
 }

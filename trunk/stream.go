@@ -2,6 +2,7 @@ package trunk
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ const (
 	// leastWindow is what each stream may send from the start, and windowStart
 	// what it is told next, where the budget has room; then it doubles each time
 	// that the sender has used it up while the reader keeps up, to windowMax.
-	leastWindow = 8 << 10
+	leastWindow = 4 << 10
 	windowStart = 256 << 10
 	windowMax   = 16 << 20
 	// maxBody is what one yamux frame carries: with its header it fills a chunk.
@@ -34,14 +35,17 @@ type Stream struct {
 	begun  sync.Once     // the end of our way out
 	mu     sync.Mutex
 	reset  error // why it was cut
-	gone   bool  // taken out of the session
+	gone   bool  // this side has done with it
+	fin    bool  // the peer will send no more; with gone, it is out of the session
 	sent   uint64
 	credit uint64 // that the peer gave, in all
 
 	total             uint64 // that the peer sends in all; known once ended is closed
+	got               uint64 // that has come from the peer
 	consumed, granted uint64 // that we have read, and given in all
-	window            uint64
-	reserved          int64 // of the budget
+	calm              uint64 // consumed when tidy looked last
+	window            uint64 // that is reserved of the budget
+	reclaiming        bool   // the peer is to say how much of the credit it keeps: none is given before
 }
 
 var _ registry.End = (*Stream)(nil)
@@ -49,7 +53,7 @@ var _ registry.End = (*Stream)(nil)
 func newStream(s *session, ys *yamux.Stream) *Stream {
 	return &Stream{
 		s: s, ys: ys, turn: make(chan struct{}, 1), cut: make(chan struct{}), ended: make(chan struct{}),
-		credit: leastWindow, granted: leastWindow, window: leastWindow, reserved: leastWindow,
+		credit: leastWindow, granted: leastWindow, window: leastWindow,
 	}
 }
 
@@ -107,31 +111,119 @@ func (st *Stream) why() error {
 func (st *Stream) consume(n int) {
 	st.mu.Lock()
 	st.consumed += uint64(n)
-	due := st.granted-st.consumed <= st.window/2
-	if due {
-		st.granted = st.consumed + st.window
-	}
-	total := st.granted
+	total, due := st.grant()
 	st.mu.Unlock()
 	if due {
-		st.s.control.credit(st.ys.StreamID(), total)
+		st.s.control.say(ctlCredit, st.ys.StreamID(), total)
 	}
 }
 
+// grant renews the peer's credit when half of it is used. Call it with mu held.
+func (st *Stream) grant() (total uint64, due bool) {
+	if st.reclaiming || st.granted-st.consumed > st.window/2 {
+		return 0, false
+	}
+	st.granted = st.consumed + st.window
+	return st.granted, true
+}
+
 // widen gives the stream a larger window, if the budget allows it.
-func (st *Stream) widen(to uint64, part float64) {
+func (st *Stream) widen(to uint64, fraction float64) {
 	st.mu.Lock()
 	more := int64(to) - int64(st.window)
-	if more <= 0 || to > windowMax || st.gone || !st.s.budget.take(more, part) {
+	if more <= 0 || to > windowMax || st.gone || st.reclaiming || !st.s.budget.take(more, fraction) {
 		st.mu.Unlock()
 		return
 	}
-	st.reserved += more
 	st.window = to
 	st.granted = st.consumed + to
 	total := st.granted
 	st.mu.Unlock()
-	st.s.control.credit(st.ys.StreamID(), total)
+	st.s.control.say(ctlCredit, st.ys.StreamID(), total)
+}
+
+// tidy has an idle stream's peer give back the credit beyond most, and gives
+// back yamux's buffer, which has grown and is empty.
+func (st *Stream) tidy(most uint64) {
+	st.mu.Lock()
+	idle := st.calm == st.consumed && !st.gone
+	st.calm = st.consumed
+	ask := idle && st.window > most && !st.reclaiming && st.granted-st.got > most
+	if ask {
+		st.reclaiming = true
+	}
+	st.mu.Unlock()
+	if idle {
+		st.ys.Shrink()
+	}
+	if ask {
+		st.s.control.say(ctlReclaim, st.ys.StreamID(), most)
+	}
+}
+
+// obey carries out what the peer says of the stream.
+func (st *Stream) obey(kind byte, value uint64) {
+	switch kind {
+	case ctlReset:
+		st.cutOff(&registry.ResetError{Code: proto.Code(value), Err: errReset})
+	case ctlCredit:
+		st.allow(value)
+	case ctlBlocked:
+		st.blocked(value)
+	case ctlEnd:
+		st.finish(value)
+	case ctlReclaim:
+		st.handBack(value)
+	case ctlHolds:
+		st.reclaimed(value)
+	}
+}
+
+// handBack keeps no more credit than most, and says how much that is.
+func (st *Stream) handBack(most uint64) {
+	st.mu.Lock()
+	st.credit = min(st.credit, st.sent+min(most, windowMax))
+	holds := st.credit
+	st.mu.Unlock()
+	st.s.control.say(ctlHolds, st.ys.StreamID(), holds)
+}
+
+// reclaimed takes the peer's word of what it keeps. What it says that it could
+// not hold is not believed.
+func (st *Stream) reclaimed(holds uint64) {
+	st.mu.Lock()
+	if !st.reclaiming || st.gone {
+		st.mu.Unlock()
+		return
+	}
+	st.reclaiming = false
+	st.granted = min(max(holds, st.got), st.granted)
+	window := max(st.granted-st.consumed, leastWindow)
+	back := int64(st.window) - int64(window)
+	st.window = window
+	total, due := st.grant()
+	st.mu.Unlock()
+	st.s.budget.give(back)
+	if due {
+		st.s.control.say(ctlCredit, st.ys.StreamID(), total)
+	}
+}
+
+// arrived counts what came for the stream. Errors: more than the peer may send.
+func (st *Stream) arrived(n int, fin bool) error {
+	st.mu.Lock()
+	st.got += uint64(n)
+	over := st.got > st.granted
+	out := fin && !st.fin && st.gone
+	st.fin = st.fin || fin
+	st.mu.Unlock()
+	if out {
+		st.release()
+	}
+	if over {
+		return fmt.Errorf("%w: %d bytes beyond a stream's credit", errFrame, n)
+	}
+	return nil
 }
 
 // blocked: the sender has used up what it had. Where the reader keeps up, that
@@ -142,15 +234,9 @@ func (st *Stream) blocked(had uint64) {
 	window := st.window
 	st.mu.Unlock()
 	if keepsUp {
-		st.widen(max(2*window, windowStart), budgetForAll)
+		st.widen(min(max(2*window, windowStart), windowMax), budgetForAll)
 	}
 }
-
-// Parts of the budget: one stream may grow while so much is used by all.
-const (
-	budgetForStart = 0.5
-	budgetForAll   = 0.9
-)
 
 // Write blocks while the peer does not read.
 func (st *Stream) Write(b []byte) (total int, err error) {
@@ -198,7 +284,7 @@ func (st *Stream) mayWrite(want int) (int, error) {
 		had := st.credit
 		st.mu.Unlock()
 		if !said {
-			st.s.control.block(st.ys.StreamID(), had)
+			st.s.control.say(ctlBlocked, st.ys.StreamID(), had)
 			said = true
 		}
 		select {
@@ -233,7 +319,7 @@ func (st *Stream) CloseWrite() error {
 		total := st.sent
 		st.mu.Unlock()
 		err = st.ys.Close()
-		st.s.control.end(st.ys.StreamID(), total)
+		st.s.control.say(ctlEnd, st.ys.StreamID(), total)
 	})
 	if err != nil {
 		return st.failure()
@@ -276,20 +362,37 @@ func (st *Stream) Close() error {
 	return nil
 }
 
-// leave takes the stream out of the session.
+// leave ends this side's part. What the peer still sends is counted until it
+// has heard.
 func (st *Stream) leave() {
 	st.mu.Lock()
 	first := !st.gone
 	st.gone = true
-	back := st.reserved
+	out := first && st.fin
 	st.mu.Unlock()
 	if !first {
 		return
 	}
 	st.begun.Do(func() { _ = st.ys.Close() })
-	st.s.budget.give(back)
-	st.s.remove(st.ys.StreamID())
+	st.s.left()
+	if out {
+		st.release()
+	}
+}
+
+// release takes the stream out of the session, and gives back what it had of
+// the budget, once.
+func (st *Stream) release() {
+	st.mu.Lock()
+	back := st.window
+	st.window = 0
+	st.mu.Unlock()
+	st.s.budget.give(int64(back))
+	st.s.drop(st.ys.StreamID())
 }
 
 // Path is that of the trunk's link at this moment, or of its last one.
 func (st *Stream) Path() registry.Path { return st.s.pipe.path() }
+
+// Trunk says how the trunk under the stream has fared.
+func (st *Stream) Trunk() registry.TrunkStatus { return st.s.status() }

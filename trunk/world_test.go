@@ -17,6 +17,8 @@ type netLink struct{ net.Conn }
 
 func (l netLink) Reset() { _ = l.Close() }
 
+func (l netLink) CloseWrite() error { return l.Conn.(*net.TCPConn).CloseWrite() }
+
 // world is a client and a server with links between them that can be cut.
 type world struct {
 	*Client
