@@ -58,7 +58,6 @@ var (
 // goroutine may call Read and one Write; the others' may be called by any.
 type pipe struct {
 	away   func(*attachment, error) // a link was lost; called without locks
-	arrive func([]byte) error       // looks at what Read gives; an error ends the pipe
 	budget *Budget                  // of what the history may hold beyond historyMin
 
 	mu      sync.Mutex
@@ -67,6 +66,7 @@ type pipe struct {
 	history history
 	acked   uint64 // all before it has arrived at the peer
 	sent    uint64 // all before it was given to the link
+	most    uint64 // the most that sent ever was: over an older link it may have arrived
 	limit   int    // of the history now
 	busy    *chunk // being written from
 	body    int    // bytes that a yamux header announced, and that are written next
@@ -101,7 +101,6 @@ type attachment struct {
 
 func newPipe(budget *Budget, away func(*attachment, error)) *pipe {
 	p := &pipe{away: away, budget: budget, limit: historyMin, ended: make(chan struct{})}
-	p.arrive = func([]byte) error { return nil }
 	p.changed.L = &p.mu
 	return p
 }
@@ -118,12 +117,14 @@ func (p *pipe) attach(l Link, peerReceived, told uint64) (had bool, err error) {
 		return false, p.err
 	}
 	peerReceived = max(peerReceived, p.acked) // an ack may have overtaken the hello
-	if peerReceived > p.sent {
-		return false, fmt.Errorf("trunk: the peer has received %d of %d", peerReceived, p.sent)
+	if peerReceived > p.most {
+		return false, fmt.Errorf("trunk: the peer has received %d of %d", peerReceived, p.most)
 	}
 	had = p.link != nil
 	p.letGo(nil)
-	p.replayed += p.sent - peerReceived
+	if p.sent > peerReceived {
+		p.replayed += p.sent - peerReceived
+	}
 	p.sent = peerReceived
 	p.acknowledge(peerReceived)
 	p.told = told // what came since over the old link is acknowledged over the new
@@ -386,6 +387,7 @@ func (p *pipe) nextWrite(a *attachment, scratch []byte) (n int, body []byte, ok 
 		body, p.busy = data, c
 	}
 	p.sent += uint64(len(data))
+	p.most = max(p.most, p.sent)
 	p.letIn()
 	return n, body, true
 }
@@ -395,7 +397,7 @@ func (p *pipe) acknowledge(offset uint64) {
 	if offset <= p.acked {
 		return
 	}
-	p.acked = offset
+	p.acked, p.sent = offset, max(p.sent, offset)
 	p.history.drop(offset, p.busy)
 	if p.flushed != nil && p.acked == p.history.next {
 		close(p.flushed)
@@ -417,7 +419,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 			p.lost(a, err)
 		}
 		if n > 0 {
-			return n, p.arrive(b[:n])
+			return n, nil
 		}
 	}
 }
@@ -469,8 +471,8 @@ func (p *pipe) readHeader(a *attachment) error {
 	switch {
 	case h.kind == kindEnd:
 		return endError{proto.Code(h.offset)}
-	case h.kind == kindAck && h.offset > p.sent:
-		return fmt.Errorf("%w: acknowledges %d of %d", errFrame, h.offset, p.sent)
+	case h.kind == kindAck && h.offset > p.most:
+		return fmt.Errorf("%w: acknowledges %d of %d", errFrame, h.offset, p.most)
 	case h.kind == kindAck:
 		p.acknowledge(h.offset)
 	case h.offset > p.received:

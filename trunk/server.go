@@ -181,7 +181,7 @@ func (s *Server) join(in *incoming, link Link, h hello) error {
 	if err := a.write(link); err != nil {
 		link.Reset()
 		if !h.resume {
-			in.end(proto.CodePeerAway) // it never had a link
+			s.away(in, err) // the peer may have the answer all the same
 		}
 		return err
 	}

@@ -18,6 +18,8 @@ const (
 	// tidyEvery is how often what idle streams hold is looked at: who moved
 	// nothing in between gives back what it does not need.
 	tidyEvery = 5 * time.Second
+	// trunkMin is what each trunk takes of the budget, in bytes.
+	trunkMin = historyMin + maxBuffered
 )
 
 // session is a yamux over a pipe, at either side.
@@ -66,18 +68,17 @@ func muxConfig() *yamux.Config {
 func newSession(whole *Budget, initer bool, away func(*attachment, error)) (*session, error) {
 	s := &session{budget: whole.part(trunkBudget), initer: initer, streams: map[uint32]*Stream{}, early: map[uint32]early{}}
 	s.came.L = &s.mu
-	if !s.budget.take(historyMin, 1) {
+	if !s.budget.take(trunkMin, 1) {
 		return nil, fmt.Errorf("trunk: %w: no memory left for another", registry.ErrFull)
 	}
 	s.pipe = newPipe(s.budget, away)
-	s.pipe.arrive = (&inspector{s: s}).look
 	start := yamux.Server
 	if initer {
 		start = yamux.Client
 	}
 	var err error
-	if s.mux, err = start(s.pipe, muxConfig()); err != nil {
-		s.budget.give(historyMin)
+	if s.mux, err = start(&framer{pipe: s.pipe, s: s, buf: make([]byte, maxBuffered)}, muxConfig()); err != nil {
+		s.budget.give(trunkMin)
 		return nil, err
 	}
 	s.tasks.Go(s.tidy)
@@ -311,7 +312,7 @@ func (s *session) end(code proto.Code) {
 	for _, st := range s.list() {
 		st.release()
 	}
-	s.budget.give(historyMin)
+	s.budget.give(trunkMin)
 }
 
 // finish ends a session whose streams have ended, after what they have said

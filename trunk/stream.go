@@ -344,7 +344,7 @@ var errReset = errors.New("stream reset")
 // gone already.
 func (st *Stream) cutOff(why error) bool {
 	st.mu.Lock()
-	if st.gone {
+	if st.gone || st.reset != nil {
 		st.mu.Unlock()
 		return false
 	}
