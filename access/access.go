@@ -90,14 +90,26 @@ func (t *Table) Allowed(peer, protocol string) bool {
 		return false
 	}
 	g := grant{protocol, peer}
-	if _, barred := t.barred[g]; barred {
+	if t.denied(g) {
 		return false
 	}
 	rule, ruled := t.rules[g]
-	if ruled && !rule.expired(t.now()) {
-		return rule.Allow
-	}
-	return t.lent[g] > 0 || t.open[protocol] > 0
+	return ruled && !rule.expired(t.now()) || t.lent[g] > 0 || t.open[protocol] > 0
+}
+
+// Denied says whether a rule keeps that peer from that protocol, whatever else
+// may let it in.
+func (t *Table) Denied(peer, protocol string) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.denied(grant{protocol, peer})
+}
+
+// denied is Denied, with mu held.
+func (t *Table) denied(g grant) bool {
+	_, barred := t.barred[g]
+	rule, ruled := t.rules[g]
+	return barred || ruled && !rule.Allow && !rule.expired(t.now())
 }
 
 // Known says whether the peer is let in anywhere: such a peer may hold more
@@ -105,7 +117,18 @@ func (t *Table) Allowed(peer, protocol string) bool {
 func (t *Table) Known(peer string) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.err == nil && (len(t.open) > 0 || t.known[peer] > 0)
+	return t.err == nil && (t.known[peer] > 0 || t.finds(peer))
+}
+
+// finds says whether something is open to all, and so to that peer: what it is
+// denied gives it nothing. Call it with mu held.
+func (t *Table) finds(peer string) bool {
+	for protocol := range t.open {
+		if !t.denied(grant{protocol, peer}) {
+			return true
+		}
+	}
+	return false
 }
 
 // Named says whether a rule or a flag lets in that very peer anywhere.
@@ -175,11 +198,11 @@ func (t *Table) lend(protocol string, peers []string, everybody bool, by int) {
 	t.mu.Lock()
 	for _, p := range peers {
 		count(t.lent, grant{protocol, p}, by)
-		count(t.known, p, by)
 	}
 	if everybody {
 		count(t.open, protocol, by)
 	}
+	t.index()
 	t.mu.Unlock()
 	t.changed()
 }
@@ -373,6 +396,7 @@ func (t *Table) Bar(peer, protocol string) error {
 	if !full {
 		g := grant{protocol, peer}
 		t.barred[g] = t.said.about(map[grant]string{g: ""})[g]
+		t.index()
 	}
 	t.mu.Unlock()
 	if full {
@@ -382,7 +406,8 @@ func (t *Table) Bar(peer, protocol string) error {
 	return nil
 }
 
-// index makes anew what is derived from the rules. Call it with mu held.
+// index makes anew what is derived from the rules and from what is lent. Call it
+// with mu held.
 func (t *Table) index() {
 	now := t.now()
 	t.known, t.next = map[string]int{}, time.Time{}
@@ -391,7 +416,7 @@ func (t *Table) index() {
 			continue
 		}
 		t.expect(r.Until)
-		if r.Allow {
+		if !t.denied(g) {
 			count(t.known, g.peer, 1)
 		}
 	}
@@ -400,8 +425,10 @@ func (t *Table) index() {
 			t.expect(i.Until)
 		}
 	}
-	for g, n := range t.lent {
-		count(t.known, g.peer, n)
+	for g := range t.lent {
+		if !t.denied(g) { // else it would have a friend's room to be refused in
+			count(t.known, g.peer, 1)
+		}
 	}
 }
 

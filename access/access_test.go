@@ -128,6 +128,49 @@ func TestOpenLetsEverybodyInToThatProtocol(t *testing.T) {
 	r.want(t, bob, "/x/web", false)
 }
 
+func TestADeniedPeerIsAStranger(t *testing.T) {
+	r := newRig(t, "deny ssh "+alice+"\nallow web @family\ndeny web @both\ngroup family "+alice+"\ngroup both "+alice+" "+bob+"\n")
+	defer r.Lend("/x/ssh", []string{alice}, false)()
+	defer r.Lend("/x/ssh", nil, true)()
+	if r.Known(alice) || r.Named(alice) {
+		t.Error("a peer that is denied all that is offered has the room of a friend")
+	}
+	if err := r.Bar(bob, "/x/ssh"); err != nil {
+		t.Fatal(err)
+	}
+	if r.Known(bob) {
+		t.Error("so has one that is denied in memory")
+	}
+	if !r.Known(peerN(1)) {
+		t.Error("one that may come in is not known")
+	}
+	end := r.Lend("/x/db", []string{alice}, false)
+	if !r.Known(alice) || !r.Named(alice) {
+		t.Error("a denial of one service takes another away")
+	}
+	end()
+	if r.Known(alice) {
+		t.Error("still known")
+	}
+}
+
+func TestAPeerIsKnownAgainWhenItsDenialIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "deny ssh "+alice+" until="+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)+"\n")
+		defer r.Lend("/x/ssh", []string{alice}, false)()
+		stop := r.serve(t)
+		defer stop()
+		if r.Known(alice) {
+			t.Error("known while it is denied")
+		}
+		time.Sleep(time.Hour + look)
+		synctest.Wait()
+		if !r.Known(alice) || !r.Allowed(alice, "/x/ssh") {
+			t.Error("the flag lets it in, and it is not known")
+		}
+	})
+}
+
 func TestARuleExpiresWhileTheTableServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(time.Hour)

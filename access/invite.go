@@ -267,12 +267,8 @@ func (t *Table) recognize(peer, protocol string, id, secret []byte) (Invite, err
 		want = i.hash
 	}
 	right := subtle.ConstantTimeCompare([]byte(hashOf(secret)), []byte(want)) == 1
-	g := grant{protocol, peer}
-	_, barred := t.barred[g]
-	rule, ruled := t.rules[g]
-	denied := barred || ruled && !rule.Allow && !rule.expired(t.now())
 	switch {
-	case t.err != nil || !right || i.Protocol != protocol || denied:
+	case t.err != nil || !right || i.Protocol != protocol || t.denied(grant{protocol, peer}):
 		return Invite{}, ErrInviteUnknown
 	case i.expired(t.now()):
 		return *i, ErrInviteOver
