@@ -265,7 +265,7 @@ const preamble = `# Who may use what here: one rule a line.
 // Set puts a rule into the file at path in place of all others for the same
 // peer and protocol. Other lines, and comments, stay as they are. A file that
 // can't be read, or that others may write to, is not touched. Errors:
-// *ClockError, for a rule with a time; ErrNoGroup.
+// *ClockError, for a rule with a time; ErrNoGroup; *DeniedError.
 func Set(ctx context.Context, path string, rule Rule) error {
 	rule.Comment = strings.TrimSpace(rule.Comment)
 	if err := rule.check(); err != nil {
@@ -280,8 +280,42 @@ func Set(ctx context.Context, path string, rule Rule) error {
 		if name, ok := rule.isGroup(); ok && lastGroupLine(lines, name) < 0 {
 			return nil, fmt.Errorf("not written: %w: %s", ErrNoGroup, name)
 		}
+		if denial, ok := beaten(lines, rule, time.Now()); ok {
+			return nil, &DeniedError{Peer: rule.Peer, Denial: denial}
+		}
 		return place(lines, rule), nil
 	})
+}
+
+// DeniedError says that letting a peer in would change nothing, since a group
+// that it is in is denied.
+type DeniedError struct {
+	Peer   string
+	Denial Rule
+}
+
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("not written: the peer is in a group that is denied, and a denial wins: %s", proto.Printable(e.Denial.String(), maxLine))
+}
+
+// Hint is what mends it.
+func (e *DeniedError) Hint() string {
+	name, _ := e.Denial.isGroup()
+	return "p2ptun access group rm " + name + " " + e.Peer
+}
+
+// beaten finds the denial of a group that an allowance of one peer would not
+// change: only rules about the same peer, or the same group, are replaced.
+func beaten(lines []line, rule Rule, now time.Time) (denial Rule, ok bool) {
+	for _, l := range lines {
+		if !rule.Allow || l.rule == nil || l.rule.Allow || l.rule.Protocol != rule.Protocol || l.rule.expired(now) {
+			continue
+		}
+		if name, isGroup := l.rule.isGroup(); isGroup && slices.Contains(groupOf(lines, name), rule.Peer) {
+			return *l.rule, true
+		}
+	}
+	return Rule{}, false
 }
 
 // edit changes the lines of the file. What would not be read again is not
@@ -362,8 +396,12 @@ type Listing struct {
 	Groups  []Group  `json:"groups"`
 }
 
-// List reads the file at path.
+// List reads the file at path. One that others may write to lets nobody in, so
+// what it says is not shown as if it held.
 func List(path string) (Listing, error) {
+	if info, err := os.Stat(path); err == nil && home.OthersMayWrite(info) {
+		return Listing{}, &home.UnsafeError{Path: path}
+	}
 	data, err := home.ReadFile(path)
 	if err != nil {
 		return Listing{}, ignoreMissing(err)

@@ -436,6 +436,17 @@ func TestListShowsExpiredRulesToo(t *testing.T) {
 	}
 }
 
+func TestListShowsNoRuleThatDoesNotHoldSinceOthersMayWrite(t *testing.T) {
+	path := file(t, "allow /x/ssh "+alice+"\n")
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var unsafe *home.UnsafeError
+	if said, err := List(path); !errors.As(err, &unsafe) || said.Rules != nil {
+		t.Errorf("List = %v, %v", said.Rules, err)
+	}
+}
+
 func TestConcurrentSetsLoseNothing(t *testing.T) {
 	path := file(t, "# kept\n")
 	var all sync.WaitGroup

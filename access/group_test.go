@@ -70,6 +70,30 @@ func TestADenyWinsAcrossGroupsAndPeers(t *testing.T) {
 	}
 }
 
+func TestAnAllowThatAGroupsDenialBeatsIsNotWritten(t *testing.T) {
+	path := file(t, "deny ssh @family\ndeny db @family until=2001-01-01T00:00:00Z\n"+family)
+	before := contentOf(t, path)
+	err := Set(t.Context(), path, Rule{Allow: true, Protocol: "/x/ssh", Peer: alice})
+	var denied *DeniedError
+	if !errors.As(err, &denied) || !strings.Contains(err.Error(), "deny /x/ssh @family") || !strings.Contains(denied.Hint(), "access group rm family "+alice) {
+		t.Errorf("error %v", err)
+	}
+	if after := contentOf(t, path); after != before {
+		t.Errorf("the file became\n%s", after)
+	}
+	for name, rule := range map[string]Rule{
+		"another protocol":      {Allow: true, Protocol: "/x/web", Peer: alice},
+		"a denial that is over": {Allow: true, Protocol: "/x/db", Peer: alice},
+		"a peer not in it":      {Allow: true, Protocol: "/x/ssh", Peer: peerN(7)},
+		"a denial":              {Protocol: "/x/ssh", Peer: alice},
+		"the group itself":      {Allow: true, Protocol: "/x/ssh", Peer: "@family"},
+	} {
+		if err := Set(t.Context(), path, rule); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestAnUnknownGroupRefusesTheWholeFile(t *testing.T) {
 	r := newRig(t, "allow ssh "+alice+"\n# one\ndeny web @nobody\n")
 	var at *LineError
