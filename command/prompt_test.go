@@ -221,6 +221,7 @@ func TestOnlyAWantOfARuleIsAsked(t *testing.T) {
 		"another event":    func(e *daemon.Event) { e.Event = "state" },
 		"another protocol": func(e *daemon.Event) { e.Protocol = "/x/web" },
 		"another reason":   func(e *daemon.Event) { e.Reason = "the invite is over" },
+		"a denial":         func(e *daemon.Event) { e.Reason = daemon.Denied },
 		"of a forward":     func(e *daemon.Event) { e.ID = "3" },
 	} {
 		e := asksOf("A")

@@ -297,6 +297,8 @@ func (s *Server) lend(tunnel string, rule access.Rule) error {
 		return &Error{Code: CodeNotFound, Message: fmt.Sprintf("no listening tunnel %s of %s", tunnel, rule.Protocol)}
 	case !rule.Allow || strings.HasPrefix(rule.Peer, "@") || !rule.Until.IsZero() || rule.MaxStreams != 0 || rule.MaxRate != 0:
 		return usage("for as long as a tunnel lives, one peer may be let in, without more")
+	case s.access.Denied(rule.Peer, rule.Protocol):
+		return &Error{Code: CodeState, Message: "a rule denies " + rule.Protocol + " to that peer, and a denial wins", Hint: "p2ptun access ls"}
 	case !r.lend(s.access, rule.Peer):
 		return usage(fmt.Sprintf("a tunnel lets in at most %d peers that way", maxLent))
 	}

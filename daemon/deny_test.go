@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"p2ptun/access"
+	"p2ptun/registry"
 )
 
 const somebody = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
@@ -31,5 +32,34 @@ func TestDenialThatCanNotBeWrittenHoldsAndIsSaid(t *testing.T) {
 	err = client.SetRule(t.Context(), access.Rule{Allow: true, Protocol: "/x/web", Peer: somebody})
 	if err == nil || server.access.Allowed(somebody, "/x/web") {
 		t.Errorf("an allowance that is not written holds, %v", err)
+	}
+}
+
+func TestDeniedPeerIsNoQuestionToTheOwner(t *testing.T) {
+	dir := newHome(t)
+	must(t, access.Set(t.Context(), dir.Access(), access.Rule{Protocol: "/x/a", Peer: somebody}))
+	_, server := own(t, dir)
+	sub, err := registry.Subscribe[registry.RefusedEvent](server.registry.Events, "test", 10)
+	must(t, err)
+	defer sub.Close()
+	for protocol, want := range map[string]string{"/x/a": Denied, "/x/b": NotAllowed} {
+		server.peerRefused(somebody, protocol)
+		if e, _, err := sub.Next(t.Context()); err != nil || e.Reason != want {
+			t.Errorf("%s: refused since %q, %v", protocol, e.Reason, err)
+		}
+	}
+}
+
+func TestDeniedPeerIsLetInForATunnelsLifeByNobody(t *testing.T) {
+	dir := newHome(t)
+	must(t, access.Set(t.Context(), dir.Access(), access.Rule{Protocol: "/x/a", Peer: somebody}))
+	client, server := own(t, dir)
+	e, err := client.Keep(t.Context(), keeps("", "/x/a"))
+	must(t, err)
+	if err := client.Lend(t.Context(), e.ID, "/x/a", somebody); err == nil || !strings.Contains(err.Error(), "a denial wins") {
+		t.Errorf("the answer is %v", err)
+	}
+	if len(server.runOf(e.ID).lentPeers()) != 0 {
+		t.Error("it is lent to all the same")
 	}
 }

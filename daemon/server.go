@@ -170,8 +170,14 @@ func (s *Server) stopTasks(context.Context) error {
 // NotAllowed is the reason of a refusal that a rule would lift.
 const NotAllowed = "not allowed"
 
+// Denied is the reason of a refusal that the owner has decided on already.
+const Denied = "denied by a rule"
+
 func (s *Server) peerRefused(peer, protocol string) {
 	reason := NotAllowed
+	if s.access.Denied(peer, protocol) {
+		reason = Denied
+	}
 	if err := s.access.Err(); err != nil {
 		reason = "nobody is let in: " + err.Error()
 	}
