@@ -90,7 +90,7 @@ func ruleLimits(c *cli.Context, rule *access.Rule) (err error) {
 		if c.Duration("for") <= 0 {
 			return usagef("--for must be more than 0")
 		}
-		rule.Until = time.Now().Add(c.Duration("for")).UTC().Truncate(time.Second)
+		rule.Until = time.Now().Add(c.Duration("for") + time.Second - 1).UTC().Truncate(time.Second) // the file has whole seconds, not less than asked for
 	}
 	if rule.MaxStreams, err = countFlag(c, "max-streams"); err != nil {
 		return err
