@@ -85,6 +85,9 @@ func (p *prompter) close() { close(p.done) }
 // asks takes a peer that was refused for want of a rule. It says whether the
 // question stands on the screen now; else the event is to be shown.
 func (p *prompter) asks(e daemon.Event) bool {
+	if p != nil && e.Event == "redeemed" && e.Protocol == p.protocol {
+		p.drop(e.Peer)
+	}
 	if p == nil || e.Event != "refused" || e.ID != "" || e.Reason != daemon.NotAllowed || e.Protocol != p.protocol {
 		return false
 	}
@@ -99,6 +102,20 @@ func (p *prompter) asks(e daemon.Event) bool {
 	}
 	p.ask()
 	return true
+}
+
+// drop takes back the question about a peer that has come in by an invite: an
+// answer would say what is not so.
+func (p *prompter) drop(peer string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := slices.Index(p.asking, peer)
+	if at < 0 {
+		return
+	}
+	if p.asking = slices.Delete(p.asking, at, at+1); at == 0 && len(p.asking) > 0 {
+		p.ask()
+	}
 }
 
 // ask puts the question. Call it with mu held.

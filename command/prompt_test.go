@@ -215,6 +215,34 @@ func TestNoesAreBounded(t *testing.T) {
 	}
 }
 
+func TestQuestionAboutAPeerThatHasRedeemedAnInviteStandsNoMore(t *testing.T) {
+	p, o, s := newTestPrompter(t)
+	redeems := func(peer, protocol string) {
+		t.Helper()
+		if p.asks(daemon.Event{Event: "redeemed", Protocol: protocol, Peer: peer, Invite: "i"}) {
+			t.Error("the owner does not see that it was redeemed")
+		}
+	}
+	for _, peer := range []string{"A", "B", "C"} {
+		p.asks(asksOf(peer))
+	}
+	s.take()
+	redeems("A", "/x/web")
+	redeems("B", "/x/ssh")
+	redeems("X", "/x/ssh")
+	if said := s.take(); said != "" || p.asking[0] != "A" {
+		t.Errorf("the question about A changed: %q", said)
+	}
+	redeems("A", "/x/ssh")
+	if said := s.take(); !strings.Contains(said, "C asks for /x/ssh") || len(p.asking) != 1 {
+		t.Errorf("after A: %q, %v wait", said, p.asking)
+	}
+	redeems("C", "/x/ssh")
+	if p.answer(p.late("o")); len(o.took()) != 0 || s.take() != "" {
+		t.Error("an answer to no question does something")
+	}
+}
+
 func TestOnlyAWantOfARuleIsAsked(t *testing.T) {
 	p, _, s := newTestPrompter(t)
 	for name, change := range map[string]func(*daemon.Event){
