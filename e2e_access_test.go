@@ -152,3 +152,19 @@ func pushes(f *forwarding) bool {
 	_, err = io.ReadFull(c, make([]byte, 1000))
 	return err == nil
 }
+
+// A mistyped name in a deny would leave the door open, and say nothing.
+func TestChangeForAServiceThatIsNotOfferedSaysSo(t *testing.T) {
+	s, _ := pushing(t)
+	tun := startTunnel(t, overTCP, s.addr())
+	for _, args := range [][]string{{"deny", "mistyped", tun.client.id}, {"allow", "mistyped", tun.client.id}, {"invite", "mistyped"}} {
+		if p := tun.service.start(args...); p.exit(t) != 0 || !strings.Contains(p.err.String(), "nobody listens on /x/mistyped here now") {
+			t.Errorf("%s: %s", args[0], p.err.String())
+		}
+	}
+	for _, args := range [][]string{{"deny", testProtocol, tun.client.id}, {"allow", testProtocol, tun.client.id}, {"invite", testProtocol}, {"allow", "/relay/reserve", tun.client.id}} {
+		if p := tun.service.start(args...); p.exit(t) != 0 || strings.Contains(p.err.String(), "nobody listens") {
+			t.Errorf("%s: %s", args[0], p.err.String())
+		}
+	}
+}

@@ -1,8 +1,10 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"p2ptun/access"
 	"p2ptun/daemon"
 	"p2ptun/home"
+	"p2ptun/registry"
 )
 
 func (t *tool) allowCommand() *cli.Command {
@@ -101,8 +104,24 @@ func ruleLimits(c *cli.Context, rule *access.Rule) (err error) {
 
 func (t *tool) applyRule(c *cli.Context, rule access.Rule) error {
 	return t.change(c,
-		func(client *daemon.Client) error { return client.SetRule(c.Context, rule) },
+		func(client *daemon.Client) error {
+			if err := client.SetRule(c.Context, rule); err != nil {
+				return err
+			}
+			t.noteNotOffered(c.Context, client, rule.Protocol)
+			return nil
+		},
 		func(dir home.Dir) error { return access.Set(c.Context, dir.Access(), rule) })
+}
+
+// noteNotOffered says where nobody listens on a protocol: its name may be
+// mistyped, and a denial of that would change nothing.
+func (t *tool) noteNotOffered(ctx context.Context, client *daemon.Client, protocol string) {
+	tunnels, err := client.Tunnels(ctx)
+	listens := func(s registry.TunnelStatus) bool { return s.Kind == registry.KindListen && s.Protocol == protocol }
+	if err == nil && protocol != daemon.RelayRight && !slices.ContainsFunc(tunnels, listens) {
+		t.note("nobody listens on %s here now: %s ls", protocol, t.self())
+	}
 }
 
 // change changes who may what: through the running node, where it holds when

@@ -62,7 +62,12 @@ func (t *tool) invite(c *cli.Context) error {
 	req := daemon.InviteRequest{Protocol: protocol, For: registry.Duration(c.Duration("for")), Uses: c.Int("uses"), Comment: c.String("comment")}
 	var made daemon.InviteReply
 	err = t.change(c,
-		func(client *daemon.Client) (err error) { made, err = client.Invite(c.Context, req); return err },
+		func(client *daemon.Client) (err error) {
+			if made, err = client.Invite(c.Context, req); err == nil {
+				t.noteNotOffered(c.Context, client, protocol)
+			}
+			return err
+		},
 		func(dir home.Dir) (err error) { made, err = t.inviteAlone(c, dir, req); return err })
 	if err != nil {
 		return err
