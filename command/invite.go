@@ -148,12 +148,12 @@ func (t *tool) inviteArgs(args []string) (text string, rest []string, err error)
 	return "", args, nil
 }
 
-// looksHeadless says whether an argument is an invite that has lost its head:
-// nothing else that is typed is as long without a `/`, and errors must not hold
-// it.
+// looksHeadless says whether an argument is an invite that has lost its head, or
+// has a chat's quotes around it: nothing else that is typed is as long without a
+// `/`, and errors must not hold it.
 func looksHeadless(arg string) bool {
 	const longer = 80 // than any peer ID
-	plain := strings.IndexFunc(arg, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) < 0
+	plain := strings.IndexFunc(strings.Trim(arg, "\"'`<>“”‘’„«»"), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) < 0
 	return len(arg) > longer && plain && !proto.LooksLikeInvite(arg)
 }
 

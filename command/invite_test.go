@@ -134,6 +134,16 @@ func TestWhatIsNoInviteIsExplained(t *testing.T) {
 	}
 }
 
+func TestInviteInAChatsQuotesIsNamedAsSuch(t *testing.T) {
+	invite := inviteTo(t, "/x/ssh")
+	for _, quoted := range []string{`"` + invite + `"`, "“" + invite + "”", "'" + invite, "<" + invite + ">", "`" + invite + "`"} {
+		code, _, stderr := run(t, "forward", quoted, "2222")
+		if code != exitUsage || !strings.Contains(stderr, "does not start with p2ptun1") || strings.Contains(stderr, invite[12:40]) {
+			t.Errorf("%.12s: exit code %d: %s", quoted, code, stderr)
+		}
+	}
+}
+
 func TestPortThatIsProposedToAForwarderIsLikelyFree(t *testing.T) {
 	for target, want := range map[string]string{
 		"/ip4/127.0.0.1/tcp/22":      " 2222",
