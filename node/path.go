@@ -46,18 +46,19 @@ func (n *Node) follow(c network.Conn) {
 	n.tellPath(p)
 }
 
-// staleAge is how old a direct connection is at least that a new relayed one
-// shows to be dead: younger, both may come from one dial.
+// staleAge is how old a connection is at least that a new relayed one shows to
+// be dead: younger, both may come from one dial.
 const staleAge = 3 * time.Second
 
-// dropStale closes the direct connections of a peer that comes through a relay:
-// it would not, if it still had them. As long as they stand no hole is punched.
+// dropStale closes the connections of a peer that comes through a relay: it
+// would not, if it still had them. As long as a direct one stands no hole is
+// punched, and the talk about the punch would go over a relayed one.
 func (n *Node) dropStale(c network.Conn) {
 	if c.Stat().Direction != network.DirInbound || !isRelayed(c.RemoteMultiaddr()) {
 		return
 	}
 	for _, old := range n.host.Network().ConnsToPeer(c.RemotePeer()) {
-		if !isRelayed(old.RemoteMultiaddr()) && time.Since(old.Stat().Opened) > staleAge {
+		if old != c && time.Since(old.Stat().Opened) > staleAge {
 			n.log.Info("a stale connection", "peer", old.RemotePeer(), "addr", old.RemoteMultiaddr())
 			closeDead(old)
 		}
@@ -77,23 +78,23 @@ func (n *Node) climb(p peer.ID) {
 		n.mu.Lock()
 		delete(n.climbs, p)
 		n.mu.Unlock()
+		if n.onlyRelayed(p) && n.isNeeded(p) && n.life.Err() == nil {
+			n.climb(p) // relayed again meanwhile
+		}
 	})
 }
 
+// climbUp ends with the peer being reached directly: should it be relayed again
+// later, its hole punching has its five seconds again.
 func (n *Node) climbUp(p peer.ID) {
-	for try := 0; n.onlyRelayed(p) && n.isNeeded(p); try++ {
+	for try := 0; n.isNeeded(p); try++ {
 		pause := climbAfter[min(try, len(climbAfter)-1)]
 		if n.lan != nil && try == 0 {
 			if _, near := n.lan.lookup(p); near {
 				pause = lanClimb
 			}
 		}
-		select {
-		case <-time.After(pause):
-		case <-n.life.Done():
-			return
-		}
-		if !n.onlyRelayed(p) {
+		if !n.staysRelayed(p, pause) {
 			return
 		}
 		n.refreshAddrs(p)
@@ -101,6 +102,24 @@ func (n *Node) climbUp(p peer.ID) {
 		err := n.host.Connect(ctx, peer.AddrInfo{ID: p})
 		cancel()
 		n.log.Debug("dial a relayed peer directly", "peer", p, "err", err)
+	}
+}
+
+// staysRelayed waits, and says whether a peer was only relayed all the while.
+func (n *Node) staysRelayed(p peer.ID, pause time.Duration) bool {
+	over := time.After(pause)
+	for {
+		_, changed := n.Watch(p.String())
+		if !n.onlyRelayed(p) {
+			return false
+		}
+		select {
+		case <-changed:
+		case <-over:
+			return true
+		case <-n.life.Done():
+			return false
+		}
 	}
 }
 
