@@ -88,6 +88,19 @@ func (n *notes) follow(sub event.Subscription) {
 	}
 }
 
+// sightings are what these helpers see, by connections that are not relayed.
+func (n *notes) sightings(helpers []peer.AddrInfo) (list []sighting) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c, seen := range n.observed {
+		helps := slices.ContainsFunc(helpers, func(h peer.AddrInfo) bool { return h.ID == c.RemotePeer() })
+		if helps && !isRelayed(c.RemoteMultiaddr()) {
+			list = append(list, sighting{local: c.LocalMultiaddr(), observer: c.RemoteMultiaddr(), seen: seen})
+		}
+	}
+	return list
+}
+
 func (n *notes) forget(c network.Conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -309,15 +322,21 @@ type observation struct {
 // NAT compares as what addresses peers with public addresses see this node.
 // observers are those peers; two at least are needed for a kind.
 func (n *Node) NAT() (tcp, udp NATKind, observers int) {
-	n.notes.mu.Lock()
-	defer n.notes.mu.Unlock()
 	var list []observation
 	from, ips := map[string]bool{}, knownIPs()
-	for c, seen := range n.notes.observed {
-		if o, ok := observe(c.LocalMultiaddr(), c.RemoteMultiaddr(), seen, ips); ok {
+	add := func(s sighting) {
+		if o, ok := observe(s.local, s.observer, s.seen, ips); ok {
 			list = append(list, o)
 			from[o.observer] = true
 		}
+	}
+	for _, s := range n.visits.sightings() {
+		add(s)
+	}
+	n.notes.mu.Lock()
+	defer n.notes.mu.Unlock()
+	for c, seen := range n.notes.observed {
+		add(sighting{local: c.LocalMultiaddr(), observer: c.RemoteMultiaddr(), seen: seen})
 	}
 	return natKind(list, true), natKind(list, false), len(from)
 }

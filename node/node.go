@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +23,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
-	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"p2ptun/proto"
@@ -92,6 +92,8 @@ type Node struct {
 	here    *here
 	poke    event.Emitter // of announce; nil where libp2p chooses relays itself
 	notes   *notes
+	visits  *visitor
+	punch   *punchAddrs
 	perf    *perfServer
 	ledger  *ledger // of a relay; else nil
 	relays  []peer.AddrInfo
@@ -150,6 +152,8 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n.memory, n.here = newMemory(cfg.KnownPath, n.log), newHere(knownIPs())
 	n.notes, n.perf = newNotes(cfg), newPerfServer()
+	n.visits = newVisitor(n.log, n.Watch)
+	n.punch = &punchAddrs{helpers: helpersOf(cfg), notes: n.notes, visits: n.visits}
 	n.prober = newProber(n.log, n.neededConns)
 	n.slots = newReserver(n.log, n.Watch, func() { n.announce(); n.addrsChanged() })
 	n.limits = newLimiter(n.isTrusted)
@@ -176,6 +180,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.announce()
 	n.followAddrs()
 	n.followObservers()
+	n.visitHelpers(cfg)
 	n.host.SetStreamHandler(proto.PerfProtocol, n.handlePerf)
 	n.handlers.Go(func() { n.prober.serve(n.life) })
 	n.handlers.Go(func() { n.memory.serve(n.life) })
@@ -184,6 +189,28 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		n.handlers.Go(func() { n.slots.serve(n.life, relay) })
 	}
 	return n, nil
+}
+
+// helpersOf are the boxes of this network that were named. Those of the public
+// network are none: they are not asked for more than libp2p asks.
+func helpersOf(cfg Config) []peer.AddrInfo {
+	if cfg.DHT == nil || cfg.DHT.Public {
+		return cfg.Relays
+	}
+	return slices.Concat(cfg.Relays, cfg.DHT.Bootstrap)
+}
+
+// visitHelpers, where there is QUIC, and holes to be punched: a relay has a
+// public address.
+func (n *Node) visitHelpers(cfg Config) {
+	listening := n.host.Network().ListenAddresses()
+	n.punch.listening.Store(&listening)
+	if cfg.Relay != nil || !slices.ContainsFunc(listening, func(a ma.Multiaddr) bool { return has(a, ma.P_QUIC_V1) }) {
+		return
+	}
+	for _, helper := range visitable(n.punch.helpers) {
+		n.handlers.Go(func() { n.visits.serve(n.life, helper) })
+	}
 }
 
 func (n *Node) startDHT(cfg DHT) (err error) {
@@ -199,6 +226,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	n.visits.key = key
 	addrs := cfg.ListenAddrs
 	if len(addrs) == 0 {
 		port, err := choosePort(cfg.PortPath)
@@ -231,7 +259,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.ConnectionManager(conns),
 		libp2p.SwarmOpts(swarm.WithDialRanker(helpers.rank)),
 		libp2p.AddrsFactory(n.shownAddrs),
-		libp2p.EnableHolePunching(holepunch.DirectDialTimeout(punchLimit), holepunch.WithTracer(n.notes)),
+		libp2p.EnableHolePunching(holepunch.DirectDialTimeout(punchLimit), holepunch.WithTracer(n.notes), holepunch.WithAddrFilter(n.punch)),
 		libp2p.DisableMetrics(),
 		libp2p.UserAgent("p2ptun"),
 	}
@@ -257,7 +285,7 @@ func (n *Node) reachOptions(cfg Config) (opts []libp2p.Option) {
 	if cfg.PSK != nil {
 		opts = append(opts, libp2p.PrivateNetwork(cfg.PSK))
 	} else {
-		opts = append(opts, libp2p.Transport(quic.NewTransport))
+		opts = append(opts, libp2p.Transport(n.visits.newQUIC))
 	}
 	if cfg.MapPorts {
 		opts = append(opts, libp2p.NATPortMap())
