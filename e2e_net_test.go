@@ -122,6 +122,50 @@ func TestNetThroughNAT(t *testing.T) {
 	}
 }
 
+// TestNetUDPIsPunchedWithOneRelayReachedOverTCP: no TCP hole can be punched, and
+// who knows their UDP addresses can only have been asked over QUIC.
+func TestNetUDPIsPunchedWithOneRelayReachedOverTCP(t *testing.T) {
+	wantNet(t)
+	for _, nat := range []string{"cone", "port-restricted"} {
+		t.Run(nat, func(t *testing.T) {
+			l := newOneRelayLab(t, nat)
+			l.do("block", "alice", "tcp-in")
+			l.do("block", "bob", "tcp-in")
+			r := l.reach()
+			scenario := "one relay, no TCP in, " + nat + " dials " + nat
+			r.figure(scenario)
+			figure(t, scenario, "direct", r.wantDirect(fastPunch))
+			if p := r.path(); p.Transport != "quic" {
+				t.Errorf("the path is %+v, want QUIC", p)
+			}
+			for _, b := range []*box{l.alice, l.bob} {
+				b.wantPeerOver("tcp", l.relay.id)
+			}
+		})
+	}
+}
+
+// newOneRelayLab is a natLab with one box that helps.
+func newOneRelayLab(t *testing.T, nat string) *natLab {
+	t.Helper()
+	l := &natLab{lab: newLab(t, "nat", "--nat", nat+","+nat)}
+	l.alice, l.bob = l.pair()
+	l.relay = l.box("relay").help(forever...)
+	l.network = networkFile(t, []*helper{l.relay}, []*helper{l.relay})
+	return l
+}
+
+// wantPeerOver checks the transport of the connection to a peer.
+func (b *box) wantPeerOver(transport, peer string) {
+	b.t.Helper()
+	for _, p := range b.status().Peers {
+		if p.Peer == peer && p.Transport == transport {
+			return
+		}
+	}
+	b.t.Errorf("%s has no connection to %s over %s: %+v", b.name, peer, transport, b.status().Peers)
+}
+
 // TestNetThroughNATFarAway: hole punching may begin before a node knows its own
 // public address; when, depends on the distance.
 func TestNetThroughNATFarAway(t *testing.T) {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -19,6 +20,7 @@ const (
 	backWithin   = 5 * time.Second  // a slot, once the relay is back
 	againWithin  = 10 * time.Second // new connections, once there is a way
 	noticeWithin = 10 * time.Second // that there is none
+	punchedAgain = 15 * time.Second // a direct path, after a change of network
 )
 
 // wantAgain waits until new connections work, through the same forward, and
@@ -163,16 +165,27 @@ func TestNetIPv6WhereNATsAllowNothing(t *testing.T) {
 
 func TestNetForwardFollowsAChangeOfNetwork(t *testing.T) {
 	wantNet(t)
-	for _, who := range []string{"alice", "bob"} {
-		t.Run(map[string]string{"alice": "listener", "bob": "forwarder"}[who]+" moves", func(t *testing.T) {
-			l := newNATLab(t, "cone", "cone")
-			r := l.reach()
-			r.wantDirect(fastPunch)
-			l.do("rehome", who)
-			figure(t, t.Name(), "new connection", r.wantAgain())
-			r.carry(some)
-		})
+	for _, nat := range []string{"cone", "port-restricted"} {
+		for who, role := range map[string]string{"alice": "listener", "bob": "forwarder"} {
+			scenario := fmt.Sprintf("%s moves, %s dials %s", role, nat, nat)
+			t.Run(scenario, func(t *testing.T) { newNATLab(t, nat, nat).move(who, scenario) })
+			t.Run(scenario+", one relay", func(t *testing.T) { newOneRelayLab(t, nat).move(who, scenario+", one relay") })
+		}
 	}
+}
+
+// move has one of two that reach each other directly change its network, and
+// wants new connections, soon direct ones.
+func (l *natLab) move(who, scenario string) {
+	l.t.Helper()
+	r := l.reach()
+	r.wantDirect(fastPunch)
+	l.do("rehome", who)
+	began := time.Now()
+	figure(l.t, scenario, "new connection", r.wantAgain())
+	r.first = r.open() // the one from before may be gone
+	r.wantDirect(punchedAgain - time.Since(began))
+	figure(l.t, scenario, "new connection is direct", time.Since(began))
 }
 
 func TestNetForwardFollowsAListenerThatTheDHTAloneKnows(t *testing.T) {
