@@ -15,14 +15,21 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// everywhere is what a node listens on by default.
-const everywhere = "/ip4/0.0.0.0/udp/0/quic-v1"
+// newVisiting is a node that listens on all addresses, as by default, and for
+// which libp2p has a second QUIC transport: it answers for AutoNAT.
+func newVisiting(t testing.TB) *Node {
+	t.Helper()
+	return newNodeOf(t, Config{
+		ListenAddrs: []string{onTCP, "/ip4/0.0.0.0/udp/0/quic-v1"},
+		Relay:       &RelayService{Allowed: func(string) bool { return false }},
+	})
+}
 
 // TestOneHelperSeesUsOverTCPAndOverQUIC: it has one connection of this node,
 // over TCP, and has had a visit from the socket that this node listens on.
 func TestOneHelperSeesUsOverTCPAndOverQUIC(t *testing.T) {
-	helper, n := newTestNode(t, onTCP, onQUIC), newTestNode(t, onTCP, everywhere)
-	reach(t, n, helper.host)
+	helper, n := newTestNode(t, onTCP, onQUIC), newVisiting(t)
+	connect(t, n, infoOf(helper.Node)) // over TCP
 	box := peer.AddrInfo{ID: helper.host.ID(), Addrs: quicOf(helper)}
 	s, err := n.visits.visit(within(t), box)
 	must(t, err)
@@ -42,8 +49,8 @@ func TestOneHelperSeesUsOverTCPAndOverQUIC(t *testing.T) {
 // TestAVisitorIsAnotherPeer: a relay does not try to carry anything over its
 // connection.
 func TestAVisitorIsAnotherPeer(t *testing.T) {
-	helper, n := newTestNode(t, onTCP, onQUIC), newTestNode(t, onTCP, everywhere)
-	reach(t, n, helper.host)
+	helper, n := newTestNode(t, onTCP, onQUIC), newVisiting(t)
+	connect(t, n, infoOf(helper.Node)) // over TCP
 	came := make(chan network.Conn, 8)
 	helper.host.Network().Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) { came <- c }})
 	_, err := n.visits.visit(within(t), peer.AddrInfo{ID: helper.host.ID(), Addrs: quicOf(helper)})
@@ -55,7 +62,7 @@ func TestAVisitorIsAnotherPeer(t *testing.T) {
 }
 
 func TestAVisitToAnotherPeerThanTheHelperFails(t *testing.T) {
-	other, n := newTestNode(t, onQUIC), newTestNode(t, everywhere)
+	other, n := newTestNode(t, onQUIC), newVisiting(t)
 	id, err := peer.Decode(nobody)
 	must(t, err)
 	if s, err := n.visits.visit(within(t), peer.AddrInfo{ID: id, Addrs: quicOf(other)}); err == nil {
@@ -69,7 +76,7 @@ func quicOf(n *testNode) []ma.Multiaddr {
 }
 
 func TestAMappingIsKeptFromTheListeningSocket(t *testing.T) {
-	n := newTestNode(t, everywhere)
+	n := newVisiting(t)
 	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	must(t, err)
 	defer socket.Close()
