@@ -244,10 +244,6 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("connection manager: %w", err)
 	}
 	gate := &gate{guard: n.guard, most: n.limits.strangers, trusted: n.isTrusted}
-	helpers := newWitnesses(cfg.Relays)
-	if cfg.DHT != nil {
-		helpers = newWitnesses(cfg.Relays, cfg.DHT.Bootstrap)
-	}
 	opts := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
@@ -257,7 +253,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionGater(gate),
 		libp2p.ConnectionManager(conns),
-		libp2p.SwarmOpts(swarm.WithDialRanker(helpers.rank)),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.AddrsFactory(n.shownAddrs),
 		libp2p.EnableHolePunching(holepunch.DirectDialTimeout(punchLimit), holepunch.WithTracer(n.notes), holepunch.WithAddrFilter(n.punch)),
 		libp2p.DisableMetrics(),

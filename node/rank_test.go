@@ -4,8 +4,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 const viaRelay = "/ip4/8.8.4.4/tcp/4001/p2p/" + nobody + "/p2p-circuit"
@@ -62,27 +60,6 @@ func TestTCPIsUsedWhereBothAreThere(t *testing.T) {
 		reach(t, a, b.host)
 		if path, ok := a.Path(b.ID()); !ok || path.Transport != "tcp" || path.Relayed {
 			t.Errorf("path %+v, %v", path, ok)
-		}
-	}
-}
-
-func TestOfSeveralHelpersEverySecondIsReachedByQUIC(t *testing.T) {
-	tcpA, quicA := "/ip4/8.8.8.8/tcp/1", "/ip4/8.8.8.8/udp/1/quic-v1"
-	tcpB, quicB := "/ip4/8.8.4.4/tcp/1", "/ip4/8.8.4.4/udp/1/quic-v1"
-	box := func(id peer.ID, addrs ...string) peer.AddrInfo {
-		return peer.AddrInfo{ID: id, Addrs: multiaddrs(t, addrs...)}
-	}
-	relays := []peer.AddrInfo{box("a", tcpA, quicA)}
-	w := newWitnesses(relays, []peer.AddrInfo{box("a", tcpA, quicA), box("b", tcpB, quicB)})
-	for first, addrs := range map[string][]string{tcpA: {quicA, tcpA}, quicB: {tcpB, quicB}} {
-		ranked := w.rank(multiaddrs(t, addrs...))
-		if len(ranked) != 2 {
-			t.Fatalf("ranked %v", ranked)
-		}
-		for _, r := range ranked {
-			if now := r.Delay == 0; now != (r.Addr.String() == first) {
-				t.Errorf("%s is dialled after %v, want %s first", r.Addr, r.Delay, first)
-			}
 		}
 	}
 }
