@@ -137,6 +137,15 @@ func (p *prober) askAll(ctx context.Context, limit time.Duration) {
 	}
 }
 
+// doubt asks one connection, which there is a reason to doubt, unless it is
+// being asked already.
+func (p *prober) doubt(ctx context.Context, c network.Conn) {
+	if l := p.take(c); l != nil {
+		defer func() { <-l.busy }()
+		p.ask(ctx, c, l, hurriedLimit)
+	}
+}
+
 // take gives the line of a connection for one ping, or nil.
 func (p *prober) take(c network.Conn) *line {
 	p.mu.Lock()

@@ -388,6 +388,7 @@ func (n *Node) connected(c network.Conn) {
 		n.guard.dismiss(offence{peer: c.RemotePeer()})
 	}
 	n.dropStale(c)
+	n.doubtOlder(c)
 	n.refreshLimit(c.RemotePeer())
 	n.changed(c.RemotePeer())
 	n.follow(c)

@@ -65,6 +65,24 @@ func (n *Node) dropStale(c network.Conn) {
 	}
 }
 
+// doubtOlder asks a peer's older connections whether they live, when it dials
+// again: it does not while it has one. A relay would open circuits on the dead
+// one, which has more streams, until the kernel gives that up.
+func (n *Node) doubtOlder(c network.Conn) {
+	if c.Stat().Direction != network.DirInbound || isRelayed(c.RemoteMultiaddr()) {
+		return
+	}
+	for _, old := range n.host.Network().ConnsToPeer(c.RemotePeer()) {
+		if old == c || time.Since(old.Stat().Opened) <= staleAge || !n.begin() {
+			continue
+		}
+		go func() {
+			defer n.handlers.Done()
+			n.prober.doubt(n.life, old)
+		}()
+	}
+}
+
 // climb dials a peer directly, again and again, while it is only relayed.
 func (n *Node) climb(p peer.ID) {
 	n.mu.Lock()
