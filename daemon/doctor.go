@@ -562,17 +562,21 @@ func (d *doctor) reachable(ctx context.Context) []Step {
 	return judgeReach(r, d.network())
 }
 
+const wayIn = "to be reached from outside use a relay, --relay ADDR, or forward a port on the router to this machine"
+
 func judgeReach(r node.Reach, network string) []Step {
 	switch {
 	case !r.Asked:
 		return skipped("", "network %s asks nobody to try", network)
 	case len(r.Reachable) > 0:
 		return found("public: others have dialled %s", strings.Join(r.Reachable, ", "))
-	case len(r.Not) > 0 && len(r.Relayed) > 0:
+	case r.Private && len(r.Relayed) > 0:
 		return found("private, and reached through relays: %s", strings.Join(r.Relayed, ", "))
 	case len(r.Not) > 0:
-		return failed("to be reached from outside use a relay, --relay ADDR, or forward a port on the router to this machine",
+		return failed(wayIn,
 			"others could not dial %s, and no relay carries for this node", strings.Join(r.Not, ", "))
+	case r.Private:
+		return failed(wayIn, "this node has no public address, and no relay carries for it")
 	case r.Helpers == 0:
 		return skipped("", "unknown: no connected peer can be asked to try (AutoNAT v2)")
 	}

@@ -221,8 +221,9 @@ func TestEachStepOfANodeIsJudgedByWhatWasFound(t *testing.T) {
 		{"reachable: nobody to ask", judgeReach(node.Reach{Asked: true}, ""), ResultSkipped, "", "unknown"},
 		{"reachable: no answer", judgeReach(node.Reach{Asked: true, Helpers: 3}, ""), ResultSkipped, "", "unknown"},
 		{"reachable: public", judgeReach(node.Reach{Asked: true, Reachable: mapped}, ""), ResultOK, "", mapped[0]},
-		{"reachable: by relay", judgeReach(node.Reach{Asked: true, Not: mapped, Relayed: []string{"r"}}, ""), ResultOK, "", "private"},
-		{"reachable: not", judgeReach(node.Reach{Asked: true, Not: mapped}, ""), ResultFail, "", "could not dial"},
+		{"reachable: by relay", judgeReach(node.Reach{Asked: true, Private: true, Relayed: []string{"r"}}, ""), ResultOK, "", "private"},
+		{"reachable: not", judgeReach(node.Reach{Asked: true, Private: true, Not: mapped}, ""), ResultFail, "", "could not dial"},
+		{"reachable: nothing to dial", judgeReach(node.Reach{Asked: true, Private: true}, ""), ResultFail, "", "no public address"},
 	})
 }
 

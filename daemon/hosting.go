@@ -133,6 +133,7 @@ func (h Hosting) ownNetwork(cfg *node.Config) error {
 	if len(n.Bootstrap) > 0 || cfg.Relay != nil {
 		cfg.DHT = &node.DHT{Bootstrap: n.Bootstrap, Server: cfg.Relay != nil}
 	}
+	cfg.AutoRelay = cfg.DHT != nil && cfg.Relay == nil && len(cfg.Relays) == 0
 	if n.PSK != "" {
 		cfg.PSK, err = readPSK(filepath.Dir(h.Network), n.PSK)
 	}

@@ -389,6 +389,7 @@ func natKind(list []observation, tcp bool) NATKind {
 type Reach struct {
 	Asked     bool // this node asks others
 	Helpers   int  // connected peers that can be asked
+	Private   bool // nobody could, or there is nothing to try
 	Reachable []string
 	Not       []string
 	Relayed   []string // addresses through relays
@@ -402,12 +403,9 @@ func (n *Node) ReachedFrom() Reach {
 			r.Helpers++
 		}
 	}
-	if h, ok := n.host.(interface {
-		ConfirmedAddrs() (reachable, unreachable, unknown []ma.Multiaddr)
-	}); ok {
-		reachable, not, _ := h.ConfirmedAddrs()
-		r.Reachable, r.Not = texts(reachable), texts(not)
-	}
+	r.Private = reachability(n.host) == network.ReachabilityPrivate
+	reachable, not := confirmed(n.host)
+	r.Reachable, r.Not = texts(reachable), texts(not)
 	for _, a := range n.host.Addrs() {
 		if isRelayed(a) {
 			r.Relayed = append(r.Relayed, a.String())

@@ -76,6 +76,9 @@ func (n *Node) moved(now []netip.Addr, lost bool) {
 	n.log.Info("this machine's addresses have changed", "now", now)
 	n.here.move(now, n.host.Network().ListenAddresses())
 	n.announce()
+	if n.poke == nil && n.judge != nil {
+		n.judge.repeat()
+	}
 	for _, c := range n.host.Network().Conns() {
 		ip, err := manet.ToIP(c.LocalMultiaddr())
 		if err != nil || ip.IsLoopback() || ip.IsUnspecified() || ip.IsLinkLocalUnicast() {

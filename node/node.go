@@ -37,6 +37,14 @@ const (
 	connLook  = 5 * time.Second
 )
 
+// While relays are to be chosen, peers are looked through every
+// candidatesEvery, which costs no traffic; one that has refused is asked again
+// after candidateRest.
+const (
+	candidatesEvery = 5 * time.Second
+	candidateRest   = 5 * time.Minute
+)
+
 // Config is what a Node is made from.
 type Config struct {
 	KeyPath  string
@@ -50,8 +58,8 @@ type Config struct {
 	DHT *DHT
 	// Relays carry connections to this node, and to the peers that it wants.
 	Relays []peer.AddrInfo
-	// AutoRelay has libp2p choose relays from the DHT where this node can't be
-	// dialled.
+	// AutoRelay has libp2p choose relays among the peers of the DHT where this
+	// node can't be dialled. It goes with MapPorts, and with no Relays.
 	AutoRelay bool
 	// MapPorts asks the router for a way in (UPnP, NAT-PMP), and other nodes
 	// whether there is one (AutoNAT v2).
@@ -80,23 +88,27 @@ type Config struct {
 // Node is the running libp2p host. Its methods may be called from any
 // goroutine.
 type Node struct {
-	log     *slog.Logger
-	host    host.Host
-	limits  *limiter
-	guard   *guard
-	lan     *lan    // nil where the LAN is not asked
-	finder  *finder // nil without a DHT
-	slots   *reserver
-	prober  *prober
-	memory  *memory
-	here    *here
-	poke    event.Emitter // of announce; nil where libp2p chooses relays itself
-	notes   *notes
-	visits  *visitor
-	punch   *punchAddrs
-	perf    *perfServer
-	ledger  *ledger // of a relay; else nil
-	relays  []peer.AddrInfo
+	log    *slog.Logger
+	host   host.Host
+	limits *limiter
+	guard  *guard
+	lan    *lan    // nil where the LAN is not asked
+	finder *finder // nil without a DHT
+	slots  *reserver
+	prober *prober
+	memory *memory
+	here   *here
+	poke   event.Emitter // of announce; nil where libp2p chooses relays itself
+	judge  *judge        // nil where others are not asked, and in a relay
+	notes  *notes
+	visits *visitor
+	punch  *punchAddrs
+	perf   *perfServer
+	ledger *ledger // of a relay; else nil
+	relays []peer.AddrInfo
+	// autoRelay: libp2p chooses relays.
+	autoRelay bool
+
 	trusted func(peer string) bool
 	named   func(peer string) bool
 	told    func(peer string, path registry.Path, up bool)
@@ -143,6 +155,8 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		climbs:  map[peer.ID]struct{}{},
 		relays:  cfg.Relays,
 		told:    cfg.PathChanged,
+
+		autoRelay: cfg.AutoRelay,
 	}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
@@ -177,6 +191,9 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		}
 	}
 	n.poke = newPoke(n.host.EventBus(), cfg.AutoRelay, n.log)
+	if cfg.MapPorts && cfg.Relay == nil {
+		n.startJudge()
+	}
 	n.announce()
 	n.followAddrs()
 	n.followObservers()
@@ -284,13 +301,13 @@ func (n *Node) reachOptions(cfg Config) (opts []libp2p.Option) {
 		opts = append(opts, libp2p.Transport(n.visits.newQUIC))
 	}
 	if cfg.MapPorts {
-		opts = append(opts, libp2p.NATPortMap())
+		opts = append(opts, libp2p.NATManager(newMapper(n.log)))
 	}
 	if cfg.MapPorts || cfg.Relay != nil { // a relay answers the others
 		opts = append(opts, libp2p.EnableAutoNATv2())
 	}
 	if cfg.AutoRelay {
-		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(n.relayCandidates, autorelay.WithMinInterval(30*time.Second), autorelay.WithBootDelay(0)))
+		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(n.relayCandidates, autorelay.WithMinInterval(candidatesEvery), autorelay.WithBackoff(candidateRest), autorelay.WithBootDelay(0)))
 	}
 	if cfg.Relay != nil {
 		n.ledger = newLedger()
@@ -347,6 +364,9 @@ func (n *Node) Close() error {
 	}
 	if n.poke != nil {
 		defer n.poke.Close()
+	}
+	if n.judge != nil {
+		defer n.judge.tell.Close()
 	}
 	if n.lan != nil {
 		n.lan.close()

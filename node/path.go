@@ -170,8 +170,9 @@ func (n *Node) isRelay(p peer.ID) bool {
 // neededConns are the connections that something depends on: those of needed
 // peers, and of relays.
 func (n *Node) neededConns() (conns []network.Conn) {
+	chosen := n.chosen()
 	for _, c := range n.host.Network().Conns() {
-		if p := c.RemotePeer(); n.isNeeded(p) || n.isRelay(p) {
+		if p := c.RemotePeer(); n.isNeeded(p) || n.isRelay(p) || slices.Contains(chosen, p) {
 			conns = append(conns, c)
 		}
 	}
@@ -228,23 +229,36 @@ func (n *Node) describe(c network.Conn) registry.Path {
 	return p
 }
 
-// relayCandidates are peers of the DHT that may carry for us.
-func (n *Node) relayCandidates(ctx context.Context, num int) <-chan peer.AddrInfo {
+// relayCandidates are peers that may carry for us, those of the DHT among them.
+// Through one that is not on the internet nobody else would come.
+func (n *Node) relayCandidates(_ context.Context, num int) <-chan peer.AddrInfo {
 	out := make(chan peer.AddrInfo, num)
 	defer close(out)
 	for _, p := range n.host.Network().Peers() {
 		if len(out) == cap(out) {
 			break
 		}
-		if has, err := n.host.Peerstore().SupportsProtocols(p, proto.ProtoIDv2Hop); err == nil && len(has) > 0 {
+		if n.isRelaying(p) && slices.ContainsFunc(n.host.Network().ConnsToPeer(p), isOverInternet) {
 			out <- n.host.Peerstore().PeerInfo(p)
 		}
 	}
 	return out
 }
 
-// Relays lists this node's relays.
-func (n *Node) Relays() []RelayStatus { return n.slots.list() }
+func (n *Node) isRelaying(p peer.ID) bool {
+	has, err := n.host.Peerstore().SupportsProtocols(p, proto.ProtoIDv2Hop)
+	return err == nil && len(has) > 0
+}
+
+// Relays lists this node's relays: those that were named, then those that it
+// has chosen.
+func (n *Node) Relays() []RelayStatus {
+	list := n.slots.list()
+	for _, p := range n.chosen() {
+		list = append(list, RelayStatus{Relay: p.String(), Reserved: true})
+	}
+	return list
+}
 
 // Accounts lists what this node has carried for each peer, as a relay.
 func (n *Node) Accounts() []PeerTraffic {
@@ -252,25 +266,6 @@ func (n *Node) Accounts() []PeerTraffic {
 		return nil
 	}
 	return n.ledger.list()
-}
-
-// Reachability says whether others can dial this node, as AutoNAT v2 found:
-// public, private or unknown.
-func (n *Node) Reachability() string {
-	h, ok := n.host.(interface {
-		ConfirmedAddrs() (reachable, unreachable, unknown []ma.Multiaddr)
-	})
-	if !ok {
-		return "unknown"
-	}
-	reachable, unreachable, _ := h.ConfirmedAddrs()
-	switch {
-	case len(reachable) > 0:
-		return "public"
-	case len(unreachable) > 0:
-		return "private"
-	}
-	return "unknown"
 }
 
 // DHTSize is how many nodes of the DHT are known; -1 without one.
