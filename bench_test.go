@@ -36,7 +36,7 @@ type benchTunnel struct {
 	nodes []*exec.Cmd
 }
 
-func startBenchTunnel(b *testing.B, listenAddr string, serve func(net.Conn)) *benchTunnel {
+func startBenchTunnel(b *testing.B, listenAddr string, serve func(net.Conn), forwardFlags ...string) *benchTunnel {
 	b.Helper()
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -62,7 +62,7 @@ func startBenchTunnel(b *testing.B, listenAddr string, serve func(net.Conn)) *be
 	peer := t.start(b, "address", append([]string{
 		"--home", homes[0], "listen", "bench", server.Addr().String(), "--allow", strings.TrimSpace(string(id)),
 	}, node...))
-	bound := t.start(b, "forwarding", append([]string{"--home", homes[1], "forward", "bench", peer}, node...))
+	bound := t.start(b, "forwarding", append(append([]string{"--home", homes[1], "forward", "bench", peer}, forwardFlags...), node...))
 	t.addr = "127.0.0.1:" + bound[strings.LastIndexByte(bound, '/')+1:]
 	return t
 }

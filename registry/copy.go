@@ -54,6 +54,9 @@ func (e writeError) Unwrap() error { return e.error }
 func (w *way) copy() error {
 	err := w.copyReady()
 	if err == errNotReadable {
+		err = w.copyLent()
+	}
+	if err == errNotReadable {
 		err = w.copySmallFirst()
 	}
 	if err == io.EOF {
@@ -69,13 +72,36 @@ func (w *way) copyReady() error {
 	if !ok {
 		return errNotReadable
 	}
+	most := bufferSize
+	if f, ok := w.dst.(Framer); ok {
+		most = min(most, f.WriteSize())
+	}
 	for {
-		buf, n, err := conn.readPooled(w.room(bufferSize))
+		buf, n, err := conn.readPooled(w.room(most))
 		if err != nil {
 			return err
 		}
 		err = w.writeAll(buf[:n])
 		putBuffer(buf)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// copyLent serves an end that has the bytes already, and lends them.
+func (w *way) copyLent() error {
+	src, ok := w.src.(Lender)
+	if !ok {
+		return errNotReadable
+	}
+	for {
+		b, err := src.Lend(w.room(bufferSize))
+		if err != nil {
+			return err
+		}
+		err = w.writeAll(b)
+		src.Return()
 		if err != nil {
 			return err
 		}

@@ -30,6 +30,19 @@ type End interface {
 	Close() error
 }
 
+// Lender is an End that keeps what has come until it is read, and can be read
+// without a copy. Lend waits for bytes and gives up to most of them, which stay
+// as they are until Return is called, once; its errors are those of Read. One
+// goroutine calls both, and not Read.
+type Lender interface {
+	Lend(most int) ([]byte, error)
+	Return()
+}
+
+// Framer is an End that sends what it is given in frames; WriteSize is how many
+// bytes fill one.
+type Framer interface{ WriteSize() int }
+
 // ResetError says that an End was reset, by whom and why.
 type ResetError struct {
 	Code proto.Code

@@ -20,6 +20,10 @@ const (
 	muxSYN uint16 = 1
 	muxFIN uint16 = 4
 	muxRST uint16 = 8
+
+	// controlID is the stream that the side which opened the session opens
+	// first.
+	controlID = 1
 )
 
 func (f muxFrame) kind() byte {
@@ -33,72 +37,112 @@ func (f muxFrame) flags() uint16 { return binary.BigEndian.Uint16(f[2:]) }
 func (f muxFrame) id() uint32    { return binary.BigEndian.Uint32(f[4:]) }
 func (f muxFrame) length() int   { return int(binary.BigEndian.Uint32(f[8:])) }
 
-// maxBuffered is what a framer holds: the largest frame, and what may come
-// before the end of another.
-const maxBuffered = 2 * (muxHeader + maxBody)
-
-// framer is the pipe as yamux sees it. It reads no frame before it is there to
-// its end: yamux holds a lock on the stream meanwhile, and the rest of a frame
-// may be a lost link away. And it looks at each: yamux has one window for all
-// streams, far above what each may send, and answers pings as fast as they
-// come. A peer that takes more than it was given ends the session.
-type framer struct {
-	*pipe
-	s           *session
-	buf         []byte
-	given, have int // of buf: what yamux has, and what came
-	whole       int // of buf: the end of the last frame that is there
+// putData makes the header of a data frame.
+func (f muxFrame) putData(id uint32, length int) {
+	clear(f[:4])
+	binary.BigEndian.PutUint32(f[4:], id)
+	binary.BigEndian.PutUint32(f[8:], uint32(length))
 }
 
+// framer is the pipe as yamux sees it. yamux opens, accepts and ends streams,
+// and carries the control stream; the data of all others goes by it: it copies
+// twice, hands over between goroutines at each write, and holds a lock on a
+// stream while the rest of a frame may be a lost link away. Each frame is
+// looked at: yamux has one window for all streams, far above what each may
+// send, and answers pings as fast as they come. A peer that takes more than it
+// was given ends the session.
+type framer struct {
+	*pipe
+	s     *session
+	head  [muxHeader]byte // of the frame that yamux is writing
+	wrote int             // bytes of that body that are to come
+
+	in    [muxHeader + maxBody]byte // for yamux
+	given int                       // of in
+	have  int                       // of in
+	spare *body                     // for the next data
+}
+
+// Read gives yamux its next frame, once that is there to its end.
 func (f *framer) Read(b []byte) (int, error) {
-	for f.given == f.whole {
-		if err := f.fill(); err != nil {
+	for f.given == f.have {
+		if err := f.next(); err != nil {
 			return 0, err
 		}
 	}
-	n := copy(b, f.buf[f.given:f.whole])
+	n := copy(b, f.in[f.given:f.have])
 	f.given += n
 	return n, nil
 }
 
-// fill reads more, and looks at the frames that are there then.
-func (f *framer) fill() error {
-	f.have = copy(f.buf, f.buf[f.given:f.have])
-	f.given, f.whole = 0, 0
-	n, err := f.pipe.Read(f.buf[f.have:])
-	f.have += n
-	for err == nil {
-		var size int
-		if size, err = f.frame(muxFrame(f.buf[f.whole:f.have])); size == 0 {
-			break
+// next reads one frame: for yamux, or for a stream.
+func (f *framer) next() error {
+	f.given, f.have = 0, 0
+	if err := f.readFull(f.in[:muxHeader]); err != nil {
+		return err
+	}
+	head := muxFrame(f.in[:muxHeader])
+	switch head.kind() {
+	case muxGoAway:
+		f.have = muxHeader
+		return nil
+	case muxWindow:
+		f.have = muxHeader
+		return f.s.arrived(head.id(), head.flags())
+	case muxData:
+		return f.data(head)
+	}
+	return fmt.Errorf("%w: yamux version %d, type %d", errFrame, head[0], head[1])
+}
+
+// data reads the body of a data frame.
+func (f *framer) data(head muxFrame) error {
+	n := head.length()
+	switch {
+	case head.flags() != 0 || n == 0 || n > maxBody:
+		return fmt.Errorf("%w: yamux data of %d bytes, flags %d", errFrame, n, head.flags())
+	case head.id() == controlID:
+		if err := f.s.wordsArrived(int64(n)); err != nil {
+			return err
 		}
-		f.whole += size
+		f.have = muxHeader + n
+		return f.readFull(f.in[muxHeader:f.have])
+	}
+	if f.spare == nil {
+		f.spare = bodies.Get().(*body)
+	}
+	if err := f.readFull(f.spare[:n]); err != nil {
+		return err
+	}
+	kept, err := f.s.deliver(head.id(), f.spare, n)
+	if kept {
+		f.spare = nil
 	}
 	return err
 }
 
-// frame takes the frame that a buffer begins with, and gives its size; 0 where
-// it is not there to its end.
-func (f *framer) frame(b muxFrame) (size int, err error) {
-	if len(b) < muxHeader {
-		return 0, nil
+func (f *framer) readFull(b []byte) error {
+	for len(b) > 0 {
+		n, err := f.pipe.Read(b)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
 	}
-	head := b[:muxHeader]
-	body := 0
-	switch head.kind() {
-	case muxData:
-		body = head.length()
-	case muxWindow:
-	case muxGoAway:
-		return muxHeader, nil
-	default:
-		return 0, fmt.Errorf("%w: yamux version %d, type %d", errFrame, b[0], b[1])
+	return nil
+}
+
+// Write takes what yamux writes: a header, and then the body that it announces.
+// Both go into the pipe together, since streams write there as well.
+func (f *framer) Write(b []byte) (int, error) {
+	if f.wrote > 0 {
+		f.wrote = 0
+		return len(b), f.pipe.append(f.head[:], b)
 	}
-	if body > maxBody {
-		return 0, fmt.Errorf("%w: a yamux frame of %d bytes", errFrame, body)
+	if h := muxFrame(b); h.kind() == muxData && h.length() > 0 {
+		f.wrote = h.length()
+		copy(f.head[:], b)
+		return len(b), nil
 	}
-	if len(b) < muxHeader+body {
-		return 0, nil
-	}
-	return muxHeader + body, f.s.arrived(head.id(), head.flags(), body)
+	return len(b), f.pipe.append(b, nil)
 }

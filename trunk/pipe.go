@@ -55,7 +55,7 @@ var (
 )
 
 // pipe is a byte pipe in both directions that no link's end interrupts. One
-// goroutine may call Read and one Write; the others' may be called by any.
+// goroutine may call Read; the others' may be called by any.
 type pipe struct {
 	away   func(*attachment, error) // a link was lost; called without locks
 	budget *Budget                  // of what the history may hold beyond historyMin
@@ -69,7 +69,6 @@ type pipe struct {
 	most    uint64 // the most that sent ever was: over an older link it may have arrived
 	limit   int    // of the history now
 	busy    *chunk // being written from
-	body    int    // bytes that a yamux header announced, and that are written next
 	calm    uint64 // acked when tidy looked last
 
 	received uint64 // all before it was given to the reader
@@ -110,7 +109,7 @@ func newPipe(budget *Budget, away func(*attachment, error)) *pipe {
 // go; had says that there was one. Errors: a peer that can't have received
 // that.
 func (p *pipe) attach(l Link, peerReceived, told uint64) (had bool, err error) {
-	a := &attachment{Link: l, in: bufio.NewReaderSize(l, 4<<10), work: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
+	a := &attachment{Link: l, in: bufio.NewReaderSize(l, 1<<10), work: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -251,35 +250,31 @@ func (p *pipe) replays() uint64 {
 	return p.replayed
 }
 
-// Write takes all of b at once: admit bounds what is written. It fails with the
-// pipe's end alone.
-func (p *pipe) Write(b []byte) (int, error) {
+// append takes both at once. It fails with the pipe's end alone.
+func (p *pipe) append(head, body []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil && p.history.next-p.acked > historyMax+historySlack {
 		p.fail(errUnacknowledged, nil)
 	}
 	if p.err != nil {
-		return 0, p.err
+		return p.err
 	}
-	p.history.append(b)
-	if !p.announces(b) && p.link != nil {
+	p.history.append(head)
+	p.history.append(body)
+	if p.link != nil {
 		p.link.wake()
 	}
-	return len(b), nil
+	return nil
 }
 
-// announces follows what yamux writes, a header and then its body: both go out
-// together.
-func (p *pipe) announces(b []byte) bool {
-	if p.body > 0 {
-		p.body -= len(b)
-		return p.body > 0
-	}
-	if f := muxFrame(b); f.kind() == muxData {
-		p.body = f.length()
-	}
-	return p.body > 0
+// send is append for the data of a stream, which was admitted.
+func (p *pipe) send(id uint32, data []byte) error {
+	var head [muxHeader]byte
+	muxFrame(head[:]).putData(id, len(data))
+	err := p.append(head[:], data)
+	p.written(len(data))
+	return err
 }
 
 // room is how many bytes may be written now. Call it with mu held.

@@ -19,7 +19,7 @@ const (
 	// nothing in between gives back what it does not need.
 	tidyEvery = 5 * time.Second
 	// trunkMin is what each trunk takes of the budget, in bytes.
-	trunkMin = historyMin + maxBuffered
+	trunkMin = historyMin + 2*maxData
 )
 
 // session is a yamux over a pipe, at either side.
@@ -45,7 +45,7 @@ type session struct {
 
 // early is what came of a stream before it was taken.
 type early struct {
-	got     uint64
+	data    []byte
 	fin     bool
 	refused bool
 }
@@ -77,7 +77,7 @@ func newSession(whole *Budget, initer bool, away func(*attachment, error)) (*ses
 		start = yamux.Client
 	}
 	var err error
-	if s.mux, err = start(&framer{pipe: s.pipe, s: s, buf: make([]byte, maxBuffered)}, muxConfig()); err != nil {
+	if s.mux, err = start(&framer{pipe: s.pipe, s: s}, muxConfig()); err != nil {
 		s.budget.give(trunkMin)
 		return nil, err
 	}
@@ -183,7 +183,7 @@ func (s *session) admit(ys *yamux.Stream) *Stream {
 	s.came.Broadcast()
 	e := s.early[id]
 	if s.over || len(s.streams) >= MaxStreams || !s.budget.take(leastWindow, 1) {
-		if e.refused = true; e.fin {
+		if e.refused, e.data = true, nil; e.fin {
 			delete(s.early, id)
 		} else {
 			s.early[id] = e
@@ -194,30 +194,68 @@ func (s *session) admit(ys *yamux.Stream) *Stream {
 	}
 	delete(s.early, id)
 	st := newStream(s, ys)
-	st.got, st.fin = e.got, e.fin
+	st.got, st.fin = uint64(len(e.data)), e.fin
+	if len(e.data) > 0 {
+		st.inbox.put(e.data)
+	}
 	s.streams[id] = st
 	s.live++
 	return st
 }
 
-// arrived counts what the peer has sent of a stream, before yamux sees it.
-// Errors: more than it may.
-func (s *session) arrived(id uint32, flags uint16, n int) error {
+// deliver gives a stream what came for it, before yamux would see it; kept says
+// that the stream has taken the whole body. What came for one that has ended
+// here is dropped. Errors: more than the peer may send.
+func (s *session) deliver(id uint32, whole *body, n int) (kept bool, err error) {
 	s.mu.Lock()
-	switch st := s.streams[id]; {
-	case st != nil:
+	if st := s.streams[id]; st != nil {
 		s.mu.Unlock()
-		return st.arrived(n, flags&(muxFIN|muxRST) != 0)
-	case id == 1:
-		defer s.mu.Unlock()
-		return s.wordsArrived(int64(n))
+		return st.deliver(whole, n)
 	}
 	defer s.mu.Unlock()
-	return s.earlyArrived(id, flags, n)
+	e, known := s.early[id]
+	if !known || e.refused {
+		return false, nil
+	}
+	if len(e.data)+n > leastWindow {
+		return false, fmt.Errorf("%w: %d bytes beyond a new stream's credit", errFrame, n)
+	}
+	e.data = append(e.data, whole[:n]...)
+	s.early[id] = e
+	return false, nil
 }
 
-// wordsArrived is arrived for the control stream. Call it with mu held.
+// arrived looks at a frame that begins or ends a stream of the peer's, before
+// yamux sees it. Errors: more than may come.
+func (s *session) arrived(id uint32, flags uint16) error {
+	fin := flags&(muxFIN|muxRST) != 0
+	s.mu.Lock()
+	if st := s.streams[id]; st != nil {
+		s.mu.Unlock()
+		if fin {
+			st.finished()
+		}
+		return nil
+	}
+	defer s.mu.Unlock()
+	e, known := s.early[id]
+	switch {
+	case id == controlID || !known && flags&muxSYN == 0: // of one that has ended here
+		return nil
+	case !known && len(s.early) >= 2*MaxStreams:
+		return fmt.Errorf("%w: more than may come of new streams", errFrame)
+	}
+	e.fin = e.fin || fin
+	if s.early[id] = e; e.refused && e.fin {
+		delete(s.early, id)
+	}
+	return nil
+}
+
+// wordsArrived counts what came for the control stream.
 func (s *session) wordsArrived(n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	unread := s.words + n
 	if s.control == nil {
 		s.words = unread
@@ -226,24 +264,6 @@ func (s *session) wordsArrived(n int64) error {
 	}
 	if unread > maxControl {
 		return fmt.Errorf("%w: %d bytes of messages that nobody can read as fast", errFrame, unread)
-	}
-	return nil
-}
-
-// earlyArrived is arrived for a stream that was not taken yet. Call it with mu
-// held.
-func (s *session) earlyArrived(id uint32, flags uint16, n int) error {
-	e, known := s.early[id]
-	if !known && flags&muxSYN == 0 {
-		return nil // of one that has ended here: yamux throws it away
-	}
-	e.got += uint64(n)
-	e.fin = e.fin || flags&(muxFIN|muxRST) != 0
-	if e.got > leastWindow || !known && len(s.early) >= 2*MaxStreams {
-		return fmt.Errorf("%w: more than may come of new streams", errFrame)
-	}
-	if s.early[id] = e; e.refused && e.fin {
-		delete(s.early, id)
 	}
 	return nil
 }
@@ -305,7 +325,7 @@ func (s *session) end(code proto.Code) {
 	s.came.Broadcast()
 	s.mu.Unlock()
 	for _, st := range s.list() {
-		st.cutOff(s.why())
+		st.strand(s.why())
 	}
 	s.pipe.end(code)
 	_ = s.mux.Close()

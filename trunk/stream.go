@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -21,7 +20,7 @@ const (
 	windowStart = 256 << 10
 	windowMax   = 16 << 20
 	// maxBody is what one yamux frame carries: with its header it fills a chunk.
-	maxBody = maxData - 12
+	maxBody = maxData - muxHeader
 )
 
 // Stream is one connection on a trunk. It is a registry.End.
@@ -29,17 +28,23 @@ type Stream struct {
 	s  *session
 	ys *yamux.Stream
 
-	turn   chan struct{} // holds one where the writer may go on
-	cut    chan struct{} // closed when it is reset, by either side
-	ended  chan struct{} // closed when the peer has said that its way ends
-	begun  sync.Once     // the end of our way out
-	mu     sync.Mutex
-	reset  error // why it was cut
-	gone   bool  // this side has done with it
-	fin    bool  // the peer will send no more; with gone, it is out of the session
-	sent   uint64
-	credit uint64 // that the peer gave, in all
+	turn  chan struct{} // holds one where the writer may go on
+	more  chan struct{} // holds one where the reader may go on
+	cut   chan struct{} // closed when it is reset, by either side
+	ended chan struct{} // closed when the peer has said that its way ends
+	begun sync.Once     // the end of our way out
+	mu    sync.Mutex
+	reset error // why it was cut
+	// complete: it was cut with its session, after all had come that the peer
+	// had to say: that may be read to its end.
+	complete bool
+	gone     bool // this side has done with it
+	fin      bool // the peer will send no more; with gone, it is out of the session
+	sent     uint64
+	credit   uint64 // that the peer gave, in all
 
+	inbox             inbox
+	lent              int    // bytes of inbox's head that the reader has
 	total             uint64 // that the peer sends in all; known once ended is closed
 	got               uint64 // that has come from the peer
 	consumed, granted uint64 // that we have read, and given in all
@@ -48,11 +53,15 @@ type Stream struct {
 	reclaiming        bool   // the peer is to say how much of the credit it keeps: none is given before
 }
 
-var _ registry.End = (*Stream)(nil)
+var _ interface {
+	registry.End
+	registry.Lender
+	registry.Framer
+} = (*Stream)(nil)
 
 func newStream(s *session, ys *yamux.Stream) *Stream {
 	return &Stream{
-		s: s, ys: ys, turn: make(chan struct{}, 1), cut: make(chan struct{}), ended: make(chan struct{}),
+		s: s, ys: ys, turn: make(chan struct{}, 1), more: make(chan struct{}, 1), cut: make(chan struct{}), ended: make(chan struct{}),
 		credit: leastWindow, granted: leastWindow, window: leastWindow,
 	}
 }
@@ -60,32 +69,88 @@ func newStream(s *session, ys *yamux.Stream) *Stream {
 // Read returns io.EOF for a half-close, and a *registry.ResetError for a reset
 // and for the end of the session.
 func (st *Stream) Read(b []byte) (int, error) {
-	n, err := st.ys.Read(b)
-	if n > 0 {
-		st.consume(n)
+	lent, err := st.Lend(len(b))
+	if err != nil || len(b) == 0 {
+		return 0, err
 	}
-	if err == nil {
-		return n, nil
-	}
-	if err == io.EOF {
-		return n, st.atEnd()
-	}
-	return n, st.failure()
+	n := copy(b, lent)
+	st.Return()
+	return n, nil
 }
 
-// atEnd is what the end of yamux's stream means: the peer says whether it is an
-// end, a reset, or if the session has ended.
-func (st *Stream) atEnd() error {
-	select {
-	case <-st.ended:
-	case <-st.cut:
-		return st.failure()
-	case <-st.s.pipe.ended:
-		return st.failure()
+// Lend waits for bytes and gives up to most of them, which stay as they are
+// until Return is called. Errors are those of Read.
+func (st *Stream) Lend(most int) ([]byte, error) {
+	for {
+		st.mu.Lock()
+		if b := st.inbox.head(); b != nil {
+			b = b[:min(most, len(b))]
+			st.lent = len(b)
+			st.mu.Unlock()
+			return b, nil
+		}
+		atEnd := isClosed(st.ended)
+		st.mu.Unlock()
+		if atEnd {
+			return nil, st.atEnd()
+		}
+		select {
+		case <-st.more:
+		case <-st.ended:
+		case <-st.cut:
+			return nil, st.failure()
+		case <-st.s.pipe.ended:
+			return nil, st.failure()
+		}
 	}
+}
+
+// Return gives back what Lend gave, as read.
+func (st *Stream) Return() {
+	st.mu.Lock()
+	n := st.lent
+	if st.lent = 0; n > 0 {
+		st.inbox.drop(n)
+	}
+	st.forget()
+	st.mu.Unlock()
+	st.consume(n)
+}
+
+// WriteSize is how many bytes fill one frame.
+func (st *Stream) WriteSize() int { return maxBody }
+
+// deliver takes what came for the stream. Errors: more than the peer may send.
+func (st *Stream) deliver(whole *body, n int) (kept bool, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.total != st.consumed {
+	st.got += uint64(n)
+	switch {
+	case st.got > st.granted:
+		return false, fmt.Errorf("%w: %d bytes beyond a stream's credit", errFrame, n)
+	case st.gone:
+		return false, nil
+	case n >= handOver:
+		kept = true
+		st.inbox.keep(whole, n)
+	default:
+		st.inbox.put(whole[:n])
+	}
+	select {
+	case st.more <- struct{}{}:
+	default:
+	}
+	return kept, nil
+}
+
+// atEnd is what the end of the peer's way means.
+func (st *Stream) atEnd() error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case st.reset != nil && !st.complete:
+		return st.reset
+	case st.total != st.consumed:
 		return &registry.ResetError{Code: proto.CodeNone, Err: io.ErrUnexpectedEOF}
 	}
 	return io.EOF
@@ -142,8 +207,7 @@ func (st *Stream) widen(to uint64, fraction float64) {
 	st.s.control.say(ctlCredit, st.ys.StreamID(), total)
 }
 
-// tidy has an idle stream's peer give back the credit beyond most, and gives
-// back yamux's buffer, which has grown and is empty.
+// tidy has an idle stream's peer give back the credit beyond most.
 func (st *Stream) tidy(most uint64) {
 	st.mu.Lock()
 	idle := st.calm == st.consumed && !st.gone
@@ -153,9 +217,6 @@ func (st *Stream) tidy(most uint64) {
 		st.reclaiming = true
 	}
 	st.mu.Unlock()
-	if idle {
-		st.ys.Shrink()
-	}
 	if ask {
 		st.s.control.say(ctlReclaim, st.ys.StreamID(), most)
 	}
@@ -209,21 +270,15 @@ func (st *Stream) reclaimed(holds uint64) {
 	}
 }
 
-// arrived counts what came for the stream. Errors: more than the peer may send.
-func (st *Stream) arrived(n int, fin bool) error {
+// finished: the peer will send no more.
+func (st *Stream) finished() {
 	st.mu.Lock()
-	st.got += uint64(n)
-	over := st.got > st.granted
-	out := fin && !st.fin && st.gone
-	st.fin = st.fin || fin
+	out := !st.fin && st.gone
+	st.fin = true
 	st.mu.Unlock()
 	if out {
 		st.release()
 	}
-	if over {
-		return fmt.Errorf("%w: %d bytes beyond a stream's credit", errFrame, n)
-	}
-	return nil
 }
 
 // blocked: the sender has used up what it had. Where the reader keeps up, that
@@ -248,9 +303,7 @@ func (st *Stream) Write(b []byte) (total int, err error) {
 		if !st.s.pipe.admit(n, st.cut) {
 			return total, st.failure()
 		}
-		_, err = st.ys.Write(b[:n])
-		st.s.pipe.written(n)
-		if err != nil {
+		if err := st.s.pipe.send(st.ys.StreamID(), b[:n]); err != nil {
 			return total, st.failure()
 		}
 		total += n
@@ -352,8 +405,15 @@ func (st *Stream) cutOff(why error) bool {
 	close(st.cut)
 	st.mu.Unlock()
 	st.leave()
-	_ = st.ys.SetReadDeadline(time.Unix(1, 0))
 	return true
+}
+
+// strand is cutOff at the end of the session.
+func (st *Stream) strand(why error) {
+	st.mu.Lock()
+	st.complete = isClosed(st.ended) && st.got == st.total
+	st.mu.Unlock()
+	st.cutOff(why)
 }
 
 // Close releases the stream, whose both ways have ended.
@@ -368,6 +428,7 @@ func (st *Stream) leave() {
 	st.mu.Lock()
 	first := !st.gone
 	st.gone = true
+	st.forget()
 	out := first && st.fin
 	st.mu.Unlock()
 	if !first {
@@ -377,6 +438,13 @@ func (st *Stream) leave() {
 	st.s.left()
 	if out {
 		st.release()
+	}
+}
+
+// forget drops what nobody is to read. Call it with mu held.
+func (st *Stream) forget() {
+	if st.gone && !st.complete && st.lent == 0 {
+		st.inbox.clear()
 	}
 }
 

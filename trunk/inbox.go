@@ -1,0 +1,68 @@
+package trunk
+
+import "sync"
+
+// body holds what one yamux frame carries.
+type body [maxBody]byte
+
+var bodies = sync.Pool{New: func() any { return new(body) }}
+
+// handOver is from how many bytes on a body goes to its stream as it is; fewer
+// are copied, so that a stream with little holds little.
+const handOver = maxBody / 4
+
+// inbox is what came for a stream and was not read yet, in order.
+type inbox struct {
+	list []piece
+	size int // bytes of all
+}
+
+// piece is bytes in the order they came; whole is where they lie, nil for bytes
+// of their own.
+type piece struct {
+	data  []byte
+	whole *body
+}
+
+// put takes a copy of b.
+func (in *inbox) put(b []byte) {
+	in.size += len(b)
+	if last := len(in.list) - 1; last >= 0 && in.list[last].whole == nil && cap(in.list[last].data)-len(in.list[last].data) >= len(b) {
+		in.list[last].data = append(in.list[last].data, b...)
+		return
+	}
+	in.list = append(in.list, piece{data: append([]byte(nil), b...)})
+}
+
+// keep takes a body of the pool, of which n bytes came.
+func (in *inbox) keep(whole *body, n int) {
+	in.size += n
+	in.list = append(in.list, piece{data: whole[:n], whole: whole})
+}
+
+// head is the next bytes to read; nil for none.
+func (in *inbox) head() []byte {
+	if len(in.list) == 0 {
+		return nil
+	}
+	return in.list[0].data
+}
+
+// drop forgets n bytes of the head.
+func (in *inbox) drop(n int) {
+	in.size -= n
+	p := &in.list[0]
+	if p.data = p.data[n:]; len(p.data) > 0 {
+		return
+	}
+	if p.whole != nil {
+		bodies.Put(p.whole)
+	}
+	*p = piece{}
+	if in.list = in.list[1:]; len(in.list) == 0 {
+		in.list = nil
+	}
+}
+
+// clear forgets all. What is read at the moment stays for the collector.
+func (in *inbox) clear() { *in = inbox{} }
