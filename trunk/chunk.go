@@ -41,18 +41,35 @@ type history struct {
 	next uint64 // offset after the newest
 }
 
-// append takes all of b.
-func (h *history) append(b []byte) {
+// wholeFrame is from how many bytes on a frame gets a chunk of its own, so that
+// it goes out at once; smaller ones share.
+const wholeFrame = maxData / 2
+
+// append takes all of a frame.
+func (h *history) append(head, body []byte) {
+	if size := len(head) + len(body); size >= wholeFrame && h.left() < size {
+		h.grow()
+	}
+	h.add(head)
+	h.add(body)
+}
+
+// left is how much fits into the newest chunk.
+func (h *history) left() int {
+	if len(h.list) == 0 {
+		return 0
+	}
+	return maxData - h.list[len(h.list)-1].n
+}
+
+func (h *history) grow() { h.list = append(h.list, newChunk(h.next)) }
+
+func (h *history) add(b []byte) {
 	for len(b) > 0 {
-		var last *chunk
-		if len(h.list) > 0 {
-			last = h.list[len(h.list)-1]
+		if h.left() == 0 {
+			h.grow()
 		}
-		if last == nil || last.n == maxData {
-			last = newChunk(h.next)
-			h.list = append(h.list, last)
-		}
-		n := last.fill(b)
+		n := h.list[len(h.list)-1].fill(b)
 		b, h.next = b[n:], h.next+uint64(n)
 	}
 }
@@ -61,7 +78,7 @@ func (h *history) append(b []byte) {
 // from is left to the collector.
 func (h *history) drop(before uint64, busy *chunk) {
 	i := 0
-	for i < len(h.list) && h.list[i].end() <= before && (h.list[i].n == maxData || h.list[i].end() == h.next) {
+	for i < len(h.list) && h.list[i].end() <= before && (i < len(h.list)-1 || h.list[i].end() == h.next) {
 		if h.list[i] != busy {
 			chunks.Put(h.list[i])
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -75,10 +76,10 @@ type pipe struct {
 	told     uint64 // the last ack that was given to a link
 	late     *time.Timer
 
-	link     *attachment   // nil while there is none
-	last     Link          // the newest; nil before the first
-	writer   chan struct{} // done of the newest attachment; nil before the first
-	err      error         // why it ended
+	link     *attachment // nil while there is none
+	last     Link        // the newest; nil before the first
+	active   *attachment // whose link is being written to; one at a time
+	err      error       // why it ended
 	ended    chan struct{}
 	flushed  chan struct{} // closed when all has arrived; nil while nobody waits
 	queue    []*ticket     // writers that wait to be admitted
@@ -95,7 +96,9 @@ type attachment struct {
 	work chan struct{} // holds one while there may be something to write
 	gone chan struct{} // closed when the pipe has let go of it
 	last *header       // what is written when it has; nil for nothing
-	done chan struct{} // closed when its writer has returned
+	bye  sync.Once
+	// scratch is for who writes.
+	scratch [headerSize + headerSize + smallWrite]byte
 }
 
 func newPipe(budget *Budget, away func(*attachment, error)) *pipe {
@@ -109,7 +112,7 @@ func newPipe(budget *Budget, away func(*attachment, error)) *pipe {
 // go; had says that there was one. Errors: a peer that can't have received
 // that.
 func (p *pipe) attach(l Link, peerReceived, told uint64) (had bool, err error) {
-	a := &attachment{Link: l, in: bufio.NewReaderSize(l, 1<<10), work: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
+	a := &attachment{Link: l, in: bufio.NewReaderSize(l, 1<<10), work: make(chan struct{}, 1), gone: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -130,9 +133,7 @@ func (p *pipe) attach(l Link, peerReceived, told uint64) (had bool, err error) {
 	p.link, p.last = a, l
 	a.wake()
 	p.changed.Broadcast()
-	before := p.writer
-	p.writer = a.done
-	go p.write(a, before)
+	go p.serve(a)
 	return had, nil
 }
 
@@ -254,26 +255,45 @@ func (p *pipe) replays() uint64 {
 func (p *pipe) append(head, body []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err == nil && p.history.next-p.acked > historyMax+historySlack {
-		p.fail(errUnacknowledged, nil)
+	if err := p.add(head, body); err != nil {
+		return err
 	}
-	if p.err != nil {
-		return p.err
-	}
-	p.history.append(head)
-	p.history.append(body)
 	if p.link != nil {
 		p.link.wake()
 	}
 	return nil
 }
 
-// send is append for the data of a stream, which was admitted.
+// add is append without a word to the writer. Call it with mu held.
+func (p *pipe) add(head, body []byte) error {
+	if p.err == nil && p.history.next-p.acked > historyMax+historySlack {
+		p.fail(errUnacknowledged, nil)
+	}
+	if p.err == nil {
+		p.history.append(head, body)
+	}
+	return p.err
+}
+
+// send is append for the data of a stream, which was admitted. Where nobody
+// writes to the link it does so itself, up to that data: a hand-over to another
+// goroutine costs more than all copying.
 func (p *pipe) send(id uint32, data []byte) error {
 	var head [muxHeader]byte
 	muxFrame(head[:]).putData(id, len(data))
-	err := p.append(head[:], data)
-	p.written(len(data))
+	p.mu.Lock()
+	err := p.add(head[:], data)
+	p.held -= len(data)
+	p.letIn()
+	a, upTo := p.link, p.history.next
+	mine := err == nil && a != nil && p.active == nil
+	if mine {
+		p.active = a
+	}
+	p.mu.Unlock()
+	if mine {
+		p.write(a, upTo)
+	}
 	return err
 }
 
@@ -306,85 +326,132 @@ func (a *attachment) wake() {
 	}
 }
 
-// write is the only writer of a link: acks, and what was written to the pipe.
-// The writer before it may still read what is to be written.
-func (p *pipe) write(a *attachment, before chan struct{}) {
-	defer close(a.done)
-	if before != nil {
-		<-before
-	}
-	scratch := make([]byte, headerSize+headerSize+smallWrite)
+// serve writes what nobody else does, until the link is let go.
+func (p *pipe) serve(a *attachment) {
 	for {
-		n, body, ok := p.nextWrite(a, scratch)
-		if !ok {
-			select {
-			case <-a.work:
-				continue
-			case <-a.gone:
-				a.sayLast(scratch)
-				return
+		select {
+		case <-a.work:
+			if p.activate(a) {
+				p.write(a, math.MaxUint64)
 			}
+		case <-a.gone:
+			if p.activate(a) {
+				p.write(a, 0)
+			}
+			return
 		}
-		_, err := a.Write(scratch[:n])
-		if err == nil && len(body) > 0 {
-			_, err = a.Write(body)
+	}
+}
+
+// activate makes the caller the one who writes, to that link, if nobody does.
+func (p *pipe) activate(a *attachment) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.active != nil {
+		return false
+	}
+	p.active = a
+	return true
+}
+
+// write writes acks, and what was written to the pipe up to an offset. The
+// caller is the active one, and is not when it returns.
+func (p *pipe) write(a *attachment, upTo uint64) {
+	for {
+		n, body, ok := p.nextWrite(a, upTo)
+		if !ok {
+			return
 		}
-		if err != nil {
+		if err := a.writeBoth(a.scratch[:n], body); err != nil {
+			p.mu.Lock()
+			p.rest(a)
+			p.mu.Unlock()
 			p.lost(a, err)
 			return
 		}
 	}
 }
 
-// sayLast writes the last frame of a link that was let go.
-func (a *attachment) sayLast(scratch []byte) {
-	if a.last == nil {
-		return
+func (a *attachment) writeBoth(head, body []byte) (err error) {
+	if len(head) > 0 {
+		_, err = a.Write(head)
 	}
-	a.last.put(scratch)
-	if _, err := a.Write(scratch[:headerSize]); err == nil {
-		_ = a.CloseWrite() // a reset could overtake the frame
+	if err == nil && len(body) > 0 {
+		_, err = a.Write(body)
 	}
+	return err
+}
+
+// rest ends the turn of who writes. Call it with mu held.
+func (p *pipe) rest(a *attachment) {
+	p.active, p.busy = nil, nil
+	if p.link != nil && (p.link != a || p.sent < p.history.next) {
+		p.link.wake()
+	}
+	if p.link != a && a.last != nil {
+		go a.sayLast()
+	}
+}
+
+// sayLast writes the last frame of a link that was let go, once.
+func (a *attachment) sayLast() {
+	a.bye.Do(func() {
+		a.last.put(a.scratch[:])
+		if _, err := a.Write(a.scratch[:headerSize]); err == nil {
+			_ = a.CloseWrite() // a reset could overtake the frame
+		}
+	})
 }
 
 // nextWrite puts an ack that is due, and the header of the next data, into
 // scratch, and gives the data that follows: small ones in scratch as well; of a
-// whole chunk the header is in the chunk.
-func (p *pipe) nextWrite(a *attachment, scratch []byte) (n int, body []byte, ok bool) {
+// whole chunk the header is in the chunk. Where there is nothing, or no more
+// before upTo, the turn of the caller is over.
+func (p *pipe) nextWrite(a *attachment, upTo uint64) (n int, body []byte, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.busy = nil
-	if p.link != a {
+	if p.link != a || p.sent >= upTo {
+		p.rest(a)
 		return 0, nil, false
 	}
 	if p.told < p.received && (p.received-p.told >= ackEvery || p.sent < p.history.next || p.late == nil) {
-		header{kind: kindAck, offset: p.received}.put(scratch)
+		header{kind: kindAck, offset: p.received}.put(a.scratch[:])
 		n = headerSize
 		p.told = p.received
 	}
 	if p.sent == p.history.next {
+		if n == 0 {
+			p.active = nil
+		}
 		return n, nil, n > 0
 	}
-	c := p.history.at(p.sent)
-	data := c.from(p.sent)
-	h := header{kind: kindData, length: len(data), offset: p.sent}
-	switch {
-	case len(data) <= smallWrite:
-		h.put(scratch[n:])
-		n += headerSize
-		n += copy(scratch[n:], data)
-	case p.sent == c.start:
-		h.put(c.buf[:])
-		body, p.busy = c.buf[:headerSize+c.n], c
-	default:
-		h.put(scratch[n:])
-		n += headerSize
-		body, p.busy = data, c
-	}
-	p.sent += uint64(len(data))
+	n, body = p.nextData(a, n)
 	p.most = max(p.most, p.sent)
 	p.letIn()
 	return n, body, true
+}
+
+// nextData is nextWrite's part for data. Call it with mu held.
+func (p *pipe) nextData(a *attachment, n int) (int, []byte) {
+	c := p.history.at(p.sent)
+	data := c.from(p.sent)
+	h := header{kind: kindData, length: len(data), offset: p.sent}
+	whole := p.sent == c.start
+	p.sent += uint64(len(data))
+	switch {
+	case len(data) <= smallWrite:
+		h.put(a.scratch[n:])
+		n += headerSize
+		return n + copy(a.scratch[n:], data), nil
+	case whole:
+		h.put(c.buf[:])
+		p.busy = c
+		return n, c.buf[:headerSize+c.n]
+	}
+	h.put(a.scratch[n:])
+	p.busy = c
+	return n + headerSize, data
 }
 
 // acknowledge forgets what has arrived. Call it with mu held.
