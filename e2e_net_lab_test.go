@@ -295,7 +295,13 @@ func (b *box) listen(flags ...string) *process {
 
 func (b *box) offer(s *service, flags ...string) *process {
 	b.t.Helper()
-	p := b.start(append([]string{"listen", "--open", testProtocol, s.addr()}, flags...)...)
+	return b.offerAt(s.addr(), flags...)
+}
+
+// offerAt offers what listens at that address of the machine's loopback.
+func (b *box) offerAt(addr string, flags ...string) *process {
+	b.t.Helper()
+	p := b.start(append([]string{"listen", "--open", testProtocol, addr}, flags...)...)
 	p.waitFor(b.t, &p.out, `forward    .*`)
 	return p
 }

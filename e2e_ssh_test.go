@@ -40,6 +40,16 @@ func findSSHD(t testing.TB) string {
 func startSSH(t testing.TB) *sshLab {
 	t.Helper()
 	sshd := findSSHD(t)
+	lab := newSSHLab(t)
+	s := serve(t, func(c net.Conn) { lab.serve(t, sshd, c) })
+	lab.port = startTunnel(t, overTCP, s.addr()).forward.port()
+	lab.writeClientConfig(t)
+	return lab
+}
+
+// newSSHLab makes the keys, and what the server is to know.
+func newSSHLab(t testing.TB) *sshLab {
+	t.Helper()
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -51,9 +61,6 @@ func startSSH(t testing.TB) *sshLab {
 	mustRun(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", lab.path("host_key"))
 	mustRun(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", lab.path("user_key"))
 	lab.writeServerConfig(t)
-	s := serve(t, func(c net.Conn) { lab.serve(t, sshd, c) })
-	lab.port = startTunnel(t, overTCP, s.addr()).forward.port()
-	lab.writeClientConfig(t)
 	return lab
 }
 
@@ -109,11 +116,15 @@ func (lab *sshLab) serve(t testing.TB, sshd string, c net.Conn) {
 
 // command is ssh or scp through the tunnel.
 func (lab *sshLab) command(name string, args ...string) *exec.Cmd {
+	return exec.Command(name, lab.args(name, args...)...)
+}
+
+func (lab *sshLab) args(name string, args ...string) []string {
 	port := "-p"
 	if name == "scp" {
 		port = "-P"
 	}
-	return exec.Command(name, append([]string{"-F", lab.path("ssh_config"), port, lab.port}, args...)...)
+	return append([]string{"-F", lab.path("ssh_config"), port, lab.port}, args...)
 }
 
 func mustRun(t testing.TB, name string, args ...string) {

@@ -1,0 +1,329 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"p2ptun/registry"
+)
+
+// Connections that outlive their way: a copy by scp and a shell over ssh, while
+// what carries them is lost, gets worse or gets better.
+
+const (
+	// copied is how many bytes scp copies; at copyRate that takes 40 s.
+	copied   = 200_000_000
+	copyRate = "40mbit"
+	// underWay is how many bytes have arrived before anything happens.
+	underWay = 20_000_000
+	// goesOnWithin is how soon bytes arrive again once there is a way: the aim
+	// is a second.
+	goesOnWithin = 5 * time.Second
+	// copyWithin bounds a copy that nothing delays, on a busy machine too.
+	copyWithin = 4 * time.Minute
+)
+
+// sshBox is a machine with a forward to another's sshd, and a shell there that
+// stays open.
+type sshBox struct {
+	*box
+	*sshLab
+	forward *process
+	shell   *process
+	pid     string // of the shell
+	typed   int    // lines, of which the shell answers each
+}
+
+// sshPort is where sshd listens, on its machine's loopback.
+const sshPort = "22"
+
+// offerSSH runs sshd and offers it.
+func (b *box) offerSSH(flags ...string) (*sshLab, *process) {
+	b.t.Helper()
+	sshd, keys := findSSHD(b.t), newSSHLab(b.t)
+	server := b.exec(sshd, "-D", "-e", "-f", keys.path("sshd_config"), "-p", sshPort, "-o", "ListenAddress=127.0.0.1")
+	server.saysOnStderr(b.t, "Server listening on 127.0.0.1 port "+sshPort)
+	return keys, b.offerAt("127.0.0.1:"+sshPort, flags...)
+}
+
+// reachSSH forwards to a peer that offers sshd, and logs in.
+func (b *box) reachSSH(keys *sshLab, peer string, flags ...string) *sshBox {
+	b.t.Helper()
+	s := &sshBox{box: b, sshLab: keys, forward: b.start(append([]string{"forward", testProtocol, peer}, flags...)...)}
+	bind := s.forward.waitFor(b.t, &s.forward.out, `forwarding (\S+) → .*`)[1]
+	s.forward.waitFor(b.t, &s.forward.out, `path       .*`)
+	s.port = (&forwarding{bind: bind}).port()
+	s.writeClientConfig(b.t)
+	s.shell = b.exec("ssh", s.args("ssh", "-T", "127.0.0.1", "sh")...)
+	s.wantShell()
+	return s
+}
+
+// wanSSH is a forward to sshd by address, on a link of copyRate.
+func wanSSH(t *testing.T) (*lab, *sshBox) {
+	t.Helper()
+	l := newLab(t, "wan")
+	alice, bob := l.pair()
+	keys, p := alice.offerSSH("--network", "none")
+	addr := p.waitFor(t, &p.out, "address    (/ip4/"+l.do("addr", "alice")+`/tcp/\S+)`)[1]
+	l.do("link", "bob", "--rate", copyRate)
+	return l, bob.reachSSH(keys, addr, "--network", "none")
+}
+
+// reachSSH has alice offer sshd, with a slot at the relay, and bob forward to
+// her.
+func (l *natLab) reachSSH() *sshBox {
+	l.t.Helper()
+	keys, _ := l.alice.offerSSH("--network", l.network)
+	l.alice.wantSlot(l.relay.id, atOnceReserved)
+	l.do("link", "bob", "--rate", copyRate)
+	return l.bob.reachSSH(keys, l.alice.id, "--network", l.network)
+}
+
+// typeLine types a line in the shell.
+func (s *sshBox) typeLine() {
+	s.t.Helper()
+	s.typed++
+	if _, err := fmt.Fprintf(s.shell.in, "echo line %d in $$\n", s.typed); err != nil {
+		s.t.Fatalf("the shell: %v", err)
+	}
+}
+
+// wantAnswer wants the shell to answer the last line, and to be the one that it
+// was.
+func (s *sshBox) wantAnswer() {
+	s.t.Helper()
+	pid := s.shell.waitFor(s.t, &s.shell.out, fmt.Sprintf(`line %d in (\d+)`, s.typed))[1]
+	if s.pid == "" {
+		s.pid = pid
+	}
+	if pid != s.pid {
+		s.t.Fatalf("shell %s answers in place of %s", pid, s.pid)
+	}
+}
+
+func (s *sshBox) wantShell() {
+	s.t.Helper()
+	s.typeLine()
+	s.wantAnswer()
+}
+
+// trunk is how the trunk has fared that carries the shell, and its path.
+func (s *sshBox) trunk() (registry.TrunkStatus, registry.Path) {
+	s.t.Helper()
+	list, err := s.owner().Streams(context.Background())
+	if err != nil || len(list) == 0 || list[0].Trunk == nil {
+		s.t.Fatalf("streams %+v: %v; want them on a trunk", list, err)
+	}
+	return *list[0].Trunk, list[0].Path
+}
+
+// copying is an scp that runs.
+type copying struct {
+	s      *sshBox
+	scp    *process
+	size   int64
+	sum    string
+	target string
+}
+
+// copy begins to copy size random bytes, over which the peer is the target.
+func (s *sshBox) copy(size int64) *copying {
+	s.t.Helper()
+	c := &copying{s: s, size: size, sum: writeRandomFile(s.t, s.path("original"), size), target: s.path("copy")}
+	c.scp = s.exec("scp", s.args("scp", "-q", s.path("original"), "127.0.0.1:"+c.target)...)
+	s.t.Cleanup(func() { _, _ = s.owner().CloseStreams(context.Background(), nil, true) }) // ends the ssh that scp has started
+	return c
+}
+
+// arrived is how many bytes the peer has written.
+func (c *copying) arrived() int64 {
+	info, err := os.Stat(c.target)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// wantMoving returns when bytes arrive, n at least have, and others are to
+// come.
+func (c *copying) wantMoving(n int64) {
+	t := c.s.t
+	t.Helper()
+	inTime(t, fmt.Sprintf("%d bytes have arrived", n), copyWithin, func() bool { return c.arrived() >= n })
+	c.wantMore(time.Second)
+	if now := c.arrived(); now >= c.size {
+		t.Fatalf("the copy has ended: %d bytes", now)
+	}
+}
+
+// wantMore waits for the next bytes to arrive, and says how long that took.
+func (c *copying) wantMore(limit time.Duration) time.Duration {
+	c.s.t.Helper()
+	before := c.arrived()
+	return inTime(c.s.t, fmt.Sprintf("bytes after %d arrive", before), limit, func() bool { return c.arrived() > before })
+}
+
+// wantResumed waits for a link in place of a lost one, n-th in all, and for bytes
+// over it, while the copy goes on.
+func (c *copying) wantResumed(n int, limit time.Duration) time.Duration {
+	t := c.s.t
+	t.Helper()
+	took := inTime(t, "the connections go on", limit, func() bool { now, _ := c.s.trunk(); return now.Resumed >= n })
+	if now := c.arrived(); now >= c.size {
+		t.Fatalf("the copy has ended before: %d bytes", now)
+	}
+	return took + c.wantMore(limit)
+}
+
+// wantWhole waits for the end of the copy, and compares.
+func (c *copying) wantWhole(limit time.Duration) {
+	t := c.s.t
+	t.Helper()
+	select {
+	case <-c.scp.ended:
+	case <-time.After(limit):
+		t.Fatalf("scp has not ended: %d of %d bytes", c.arrived(), c.size)
+	}
+	if code := c.scp.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Fatalf("scp: exit code %d: %s", code, c.scp.err.String())
+	}
+	if hashFile(t, c.target) != c.sum {
+		t.Error("the copy differs")
+	}
+}
+
+func TestNetCopyAndShellGoOnWhenTheForwarderChangesItsNetwork(t *testing.T) {
+	l, s := wanSSH(t)
+	c := s.copy(copied)
+	c.wantMoving(underWay)
+	l.do("rehome", "bob")
+	s.typeLine()
+	figure(t, "forwarder moves during a copy", "bytes again", c.wantResumed(1, goesOnWithin))
+	s.wantAnswer()
+	c.wantWhole(copyWithin)
+	s.wantShell()
+}
+
+func TestNetCopyAndShellGoOnWhenTheListenerChangesItsNetwork(t *testing.T) {
+	l := newNATLab(t, "symmetric", "symmetric")
+	s := l.reachSSH()
+	c := s.copy(copied)
+	c.wantMoving(underWay)
+	l.do("rehome", "alice")
+	s.typeLine()
+	figure(t, "listener moves during a copy, relayed", "bytes again", c.wantResumed(1, goesOnWithin))
+	s.wantAnswer()
+	c.wantWhole(copyWithin)
+	s.wantShell()
+	if _, path := s.trunk(); path.Relay != l.relay.id {
+		t.Errorf("the path is %+v, want by the relay", path)
+	}
+}
+
+func TestNetCopyAndShellGoOnAfterAMinuteWithoutNetwork(t *testing.T) {
+	l, s := wanSSH(t)
+	c := s.copy(copied)
+	c.wantMoving(underWay)
+	l.do("cut", "bob")
+	over := time.After(time.Minute)
+	figure(t, "a minute's cut during a copy", "noticed", inTime(t, "the trunk is parked", noticeWithin, func() bool { now, _ := s.trunk(); return !now.Parked.IsZero() }))
+	s.typeLine()
+	before := c.arrived()
+	<-over
+	if now := c.arrived(); now != before || now >= c.size {
+		t.Fatalf("%d bytes have arrived while there was no network, of %d", now-before, c.size)
+	}
+	l.do("heal", "bob")
+	figure(t, "a minute's cut during a copy", "bytes again", c.wantMore(goesOnWithin))
+	s.wantAnswer()
+	c.wantWhole(copyWithin)
+	s.wantShell()
+	if now, _ := s.trunk(); now.Resumed != 1 || now.AwayMs < 45_000 {
+		t.Errorf("the trunk says %+v", now)
+	}
+}
+
+// TestNetLossIsNotTakenForACut: one packet in twenty is lost for a third of the
+// time that a copy takes.
+func TestNetLossIsNotTakenForACut(t *testing.T) {
+	l, s := wanSSH(t)
+	c := s.copy(copied)
+	c.wantMoving(underWay)
+	l.do("link", "bob", "--loss", "5%")
+	over := time.After(15 * time.Second)
+	for lossy := true; lossy; {
+		select {
+		case <-over:
+			lossy = false
+		default:
+			c.wantMore(noticeWithin)
+			s.wantShell()
+		}
+	}
+	c.wantMoving(underWay)
+	l.do("link", "bob", "--loss", "0%")
+	c.wantWhole(copyWithin)
+	s.wantShell()
+	if now, _ := s.trunk(); now.Resumed != 0 || now.AwayMs != 0 {
+		t.Errorf("the link was given up: %+v", now)
+	}
+}
+
+// TestNetCopyBegunOnTheRelayEndsDirect: the punch takes a while, since one NAT is
+// symmetric, and the copy does not wait for it.
+func TestNetCopyBegunOnTheRelayEndsDirect(t *testing.T) {
+	l := newNATLab(t, "symmetric", "cone")
+	s := l.reachSSH()
+	c := s.copy(copied)
+	c.wantMoving(some)
+	if now, path := s.trunk(); path.Relay != l.relay.id || now.Moved != 0 {
+		t.Fatalf("the copy begins on %+v, %+v, want the relay", path, now)
+	}
+	figure(t, "copy, cone dials symmetric", "moved to the direct path", inTime(t, "the connections have moved", slowPunch, func() bool { now, _ := s.trunk(); return now.Moved == 1 }))
+	c.wantMoving(some)
+	carried, before := l.relay.carriedNow(), c.arrived()
+	c.wantWhole(copyWithin)
+	s.wantShell()
+	rest := c.size - before
+	if n := l.relay.carriedNow() - carried; rest < copied/10 || n > rest/100 {
+		t.Errorf("the relay has carried %d bytes while the last %d went directly", n, rest)
+	}
+	if now, path := s.trunk(); path.Relayed || now.Resumed != 0 || now.AwayMs != 0 {
+		t.Errorf("the trunk says %+v, %+v, want a direct path, before the relayed one was left", now, path)
+	}
+}
+
+func TestNetCopyAndShellGoOnWhenTheRelayIsStartedAgain(t *testing.T) {
+	l := newNATLab(t, "symmetric", "symmetric")
+	s := l.reachSSH()
+	c := s.copy(copied)
+	c.wantMoving(underWay)
+	l.relay.kill()
+	inTime(t, "the trunk is parked", noticeWithin, func() bool { now, _ := s.trunk(); return !now.Parked.IsZero() })
+	s.typeLine()
+	l.relay.box.help(forever...)
+	figure(t, "relay killed and started during a copy", "bytes again", c.wantResumed(1, goesOnWithin))
+	s.wantAnswer()
+	c.wantWhole(copyWithin)
+	s.wantShell()
+}
+
+// TestNetCopyIsLargerThanTheRelaysLimit: each circuit carries 128 KiB.
+func TestNetCopyIsLargerThanTheRelaysLimit(t *testing.T) {
+	l := newNATLab(t, "symmetric", "symmetric", "--open")
+	s := l.reachSSH()
+	const size = 3 << 20
+	began := time.Now()
+	s.copy(size).wantWhole(copyWithin)
+	figure(t, "copy of 3 MiB by a relay with a limit of 128 KiB", "whole", time.Since(began))
+	s.wantShell()
+	if now, path := s.trunk(); now.Resumed < size/(128<<10) || path.LimitBytes == 0 || path.LimitBytes > 128<<10 {
+		t.Errorf("the trunk says %+v, %+v, want a circuit for each 128 KiB", now, path)
+	}
+}
