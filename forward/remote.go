@@ -26,10 +26,12 @@ const (
 	askPause   = 5 * time.Second
 	askSoonFor = 5 * time.Minute
 	// While connections wait for a peer it is dialled anew every parkedDial,
-	// since what is sent into a dead network is repeated at growing intervals;
-	// each parkedPatient-th attempt has time for a slow path. The pause between
-	// attempts is parkedPause, and parkedLate after parkedLong.
-	parkedDial    = 3 * time.Second
+	// since what is sent into a dead network is repeated at growing intervals:
+	// a network that returns is to be noticed within a second. Each
+	// parkedPatient-th attempt has parkedSlow, for a slow path. The pause
+	// between attempts is parkedPause, and parkedLate after parkedLong.
+	parkedDial    = 2 * time.Second
+	parkedSlow    = 8 * time.Second
 	parkedPatient = 4
 	parkedPause   = 250 * time.Millisecond
 	parkedLate    = 2 * time.Second
@@ -184,10 +186,13 @@ func (r *remote) regain(ctx context.Context, backoff time.Duration) {
 func (r *remote) parked() bool { return r.f.Parked != nil && r.f.Parked(r.id) }
 
 func (r *remote) dialLimit(try int) time.Duration {
-	if r.parked() && try%parkedPatient != 0 {
-		return parkedDial
+	switch {
+	case !r.parked():
+		return defaultDial
+	case try%parkedPatient == 0:
+		return parkedSlow
 	}
-	return defaultDial
+	return parkedDial
 }
 
 // hold pauses for about backoff and gives the next.

@@ -95,6 +95,7 @@ type Node struct {
 	lan    *lan    // nil where the LAN is not asked
 	finder *finder // nil without a DHT
 	slots  *reserver
+	ranker ranker
 	prober *prober
 	memory *memory
 	here   *here
@@ -133,6 +134,8 @@ type Node struct {
 type want struct {
 	uses  int
 	addrs map[string]addrUse
+	// relayed: the newest connection came through a relay.
+	relayed bool
 }
 
 type addrUse struct {
@@ -270,7 +273,9 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionGater(gate),
 		libp2p.ConnectionManager(conns),
-		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
+		libp2p.SwarmOpts(swarm.WithDialRanker(n.ranker.rank)),
+		libp2p.UDPBlackHoleSuccessCounter(nil),  // after an outage of minutes they take what is
+		libp2p.IPv6BlackHoleSuccessCounter(nil), // back for blocked, for a hundred dials more
 		libp2p.AddrsFactory(n.shownAddrs),
 		libp2p.EnableHolePunching(holepunch.DirectDialTimeout(punchLimit), holepunch.WithTracer(n.notes), holepunch.WithAddrFilter(n.punch)),
 		libp2p.DisableMetrics(),

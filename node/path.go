@@ -37,6 +37,7 @@ func (n *Node) follow(c network.Conn) {
 		return
 	}
 	relayed := isRelayed(c.RemoteMultiaddr())
+	n.noteRelayed(p, relayed)
 	if !relayed && c.Stat().Direction == network.DirOutbound && n.isWanted(p) {
 		n.memory.good(p, c.RemoteMultiaddr())
 	}
@@ -153,6 +154,23 @@ func (n *Node) isWanted(p peer.ID) bool {
 	defer n.mu.Unlock()
 	_, wanted := n.wanted[p]
 	return wanted
+}
+
+// noteRelayed notes how a wanted peer was reached last.
+func (n *Node) noteRelayed(p peer.ID, relayed bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w := n.wanted[p]; w != nil {
+		w.relayed = relayed
+	}
+}
+
+// wasRelayed says that a wanted peer was reached through a relay last.
+func (n *Node) wasRelayed(p peer.ID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w := n.wanted[p]
+	return w != nil && w.relayed
 }
 
 // isNeeded says that a tunnel or a live stream depends on that peer.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -15,12 +16,36 @@ const (
 	quicDelayPrivate = 150 * time.Millisecond
 	quicDelayPublic  = 500 * time.Millisecond
 	relayDelay       = time.Second
+	// relayDelayAgain is for a peer that no other way led to before: a LAN
+	// answers sooner.
+	relayDelayAgain = 200 * time.Millisecond
 )
+
+// ranker says in which order addresses are dialled. The zero value works.
+type ranker struct {
+	again atomic.Int32 // dials under way to peers that were reached through a relay last
+}
+
+// redial notes a dial to a peer that was reached through a relay last, until
+// the returned func is called. libp2p does not say whose addresses it has
+// ranked, so what else is dialled meanwhile is ranked alike: at worst it comes
+// through a relay first, and leaves it.
+func (r *ranker) redial() (end func()) {
+	r.again.Add(1)
+	return func() { r.again.Add(-1) }
+}
+
+func (r *ranker) rank(addrs []ma.Multiaddr) []network.AddrDelay {
+	if r.again.Load() > 0 {
+		return rankDials(addrs, relayDelayAgain)
+	}
+	return rankDials(addrs, relayDelay)
+}
 
 // rankDials tries direct TCP first, then QUIC, then relays; libp2p's default
 // ends on QUIC, whose 257th stream hangs and which costs three times the CPU.
 // Within each group libp2p's own order (RFC 8305) holds.
-func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
+func rankDials(addrs []ma.Multiaddr, relayDelay time.Duration) []network.AddrDelay {
 	var tcp, other, relayed []ma.Multiaddr
 	quicDelay := quicDelayPrivate
 	for _, a := range addrs {

@@ -23,7 +23,7 @@ func TestDirectTCPIsDialledFirst(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			at := map[string]time.Duration{}
-			for _, r := range rankDials(multiaddrs(t, c.addrs...)) {
+			for _, r := range new(ranker).rank(multiaddrs(t, c.addrs...)) {
 				at[r.Addr.String()] = r.Delay
 			}
 			if len(at) != len(c.addrs) || at[c.first] != 0 {
@@ -41,7 +41,7 @@ func TestDirectTCPIsDialledFirst(t *testing.T) {
 func TestNoAddressIsLostInTheRanking(t *testing.T) {
 	addrs := multiaddrs(t, "/ip6/::1/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip6/::1/udp/1/quic-v1", "/ip4/127.0.0.1/udp/1/quic-v1", viaRelay, "/dns4/example.org/tcp/1")
 	var ranked []string
-	for _, r := range rankDials(addrs) {
+	for _, r := range new(ranker).rank(addrs) {
 		ranked = append(ranked, r.Addr.String())
 	}
 	for _, a := range addrs {
@@ -49,7 +49,7 @@ func TestNoAddressIsLostInTheRanking(t *testing.T) {
 			t.Errorf("%s is lost", a)
 		}
 	}
-	if len(rankDials(nil)) != 0 {
+	if len(new(ranker).rank(nil)) != 0 {
 		t.Error("something out of nothing")
 	}
 }
@@ -61,5 +61,27 @@ func TestTCPIsUsedWhereBothAreThere(t *testing.T) {
 		if path, ok := a.Path(b.ID()); !ok || path.Transport != "tcp" || path.Relayed {
 			t.Errorf("path %+v, %v", path, ok)
 		}
+	}
+}
+
+func TestAPeerThatWasRelayedIsDialledThroughItsRelaySooner(t *testing.T) {
+	addrs := multiaddrs(t, "/ip4/10.0.0.2/tcp/1", viaRelay)
+	delay := func(r *ranker) time.Duration {
+		for _, a := range r.rank(addrs) {
+			if isRelayed(a.Addr) {
+				return a.Delay
+			}
+		}
+		t.Fatal("the relay is lost")
+		return 0
+	}
+	var r ranker
+	end := r.redial()
+	if d := delay(&r); d == 0 || d > relayDelay/2 {
+		t.Errorf("dialled again, the relay waits for %v", d)
+	}
+	end()
+	if d := delay(&r); d != relayDelay {
+		t.Errorf("after that, the relay waits for %v", d)
 	}
 }

@@ -299,6 +299,9 @@ func (n *Node) dial(ctx context.Context, p peer.ID) error {
 		return ErrNoAddress
 	}
 	n.clearBackoff(p)
+	if n.wasRelayed(p) {
+		defer n.ranker.redial()()
+	}
 	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
 		return dialError{err}
