@@ -57,8 +57,9 @@ type outgoing struct {
 	*session
 	id sessionID
 
-	joining chan struct{} // holds one while a link is being made
-	attempt uint32        // guarded by joining
+	joining  chan struct{} // holds one while a link is being made
+	attempt  uint32        // guarded by joining
+	resuming sync.Mutex    // one resume after the other
 
 	mu      sync.Mutex
 	survive time.Duration // the lower of both sides'
@@ -169,26 +170,30 @@ func (c *Client) trunk(ctx context.Context) (*outgoing, error) {
 
 func (c *Client) make(ctx context.Context) (*outgoing, error) {
 	o, err := c.begin(ctx)
+	if closed := c.made(o); err == nil && closed {
+		o.end(proto.CodeClosed) // without locks: it waits for a reader that may be in away
+		return nil, &registry.ResetError{Code: proto.CodeClosed, Err: errEnded}
+	}
+	return o, err
+}
+
+// made notes what make has made, nil for nothing, unless the client is closed.
+func (c *Client) made(o *outgoing) (closed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	close(c.making)
 	c.making = nil
-	if err != nil {
-		return nil, err
+	if o != nil && !c.closed {
+		c.cur = o
 	}
-	if c.closed {
-		o.end(proto.CodeClosed)
-		return nil, &registry.ResetError{Code: proto.CodeClosed, Err: errEnded}
-	}
-	c.cur = o
-	return o, nil
+	return c.closed
 }
 
 // begin makes a new session with its first link.
 func (c *Client) begin(ctx context.Context) (*outgoing, error) {
 	o := &outgoing{joining: make(chan struct{}, 1), linked: make(chan struct{}), survive: c.Survive}
 	_, _ = crand.Read(o.id[:]) // never fails
-	s, err := newSession(c.Budget, true, func(_ *attachment, err error) { c.away(o, err) })
+	s, err := newSession(c.Budget, true, func(a *attachment, err error) { c.away(o, a, err) })
 	if err != nil {
 		return nil, err
 	}
@@ -225,6 +230,9 @@ func (c *Client) join(ctx context.Context, o *outgoing, h hello) (replayed uint6
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	if !h.move && isClosed(o.isLinked()) {
+		return 0, nil // a move was there before
+	}
 	link, err := c.Dial(ctx)
 	if err != nil {
 		return 0, err
@@ -241,18 +249,39 @@ func (c *Client) join(ctx context.Context, o *outgoing, h hello) (replayed uint6
 		return 0, err
 	}
 	before := o.pipe.replays()
-	if _, err := o.pipe.attach(link, a.received, h.received); err != nil {
+	now, _, err := o.pipe.attach(link, a.received, h.received)
+	if err != nil {
 		link.Reset()
 		o.end(proto.CodeNone)
 		return 0, err
 	}
+	o.hasLink(now, min(c.Survive, a.survive))
+	return o.pipe.replays() - before, nil
+}
+
+// hasLink notes a new link, unless it is lost already: away has passed, or
+// will.
+func (o *outgoing) hasLink(a *attachment, survive time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.survive = min(c.Survive, a.survive)
-	if !isClosed(o.linked) {
+	o.survive = survive
+	if !isClosed(a.gone) && !isClosed(o.linked) {
 		close(o.linked)
 	}
-	return o.pipe.replays() - before, nil
+}
+
+// hasNone notes that a link was lost, and reports false where another has taken
+// its place since.
+func (o *outgoing) hasNone(a *attachment) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.pipe.isNewest(a) {
+		return false
+	}
+	if isClosed(o.linked) {
+		o.linked = make(chan struct{})
+	}
+	return true
 }
 
 func isClosed(ch <-chan struct{}) bool {
@@ -284,12 +313,10 @@ func greet(ctx context.Context, link Link, h hello) (answer, error) {
 }
 
 // away is called when the link of a session is lost.
-func (c *Client) away(o *outgoing, why error) {
-	o.mu.Lock()
-	if isClosed(o.linked) {
-		o.linked = make(chan struct{})
+func (c *Client) away(o *outgoing, a *attachment, why error) {
+	if !o.hasNone(a) {
+		return
 	}
-	o.mu.Unlock()
 	c.calm.lost(o.pipe.path())
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,7 +329,11 @@ func (c *Client) away(o *outgoing, why error) {
 			o.end(bye.code)
 			return
 		}
-		c.resume(o, why)
+		o.resuming.Lock()
+		defer o.resuming.Unlock()
+		if o.pipe.isNewest(a) {
+			c.resume(o, why)
+		}
 	})
 }
 

@@ -97,6 +97,7 @@ type attachment struct {
 	gone chan struct{} // closed when the pipe has let go of it
 	last *header       // what is written when it has; nil for nothing
 	bye  sync.Once
+	done chan struct{} // closed when last is said, or can't be
 	// scratch is for who writes.
 	scratch [headerSize + headerSize + smallWrite]byte
 }
@@ -111,16 +112,16 @@ func newPipe(budget *Budget, away func(*attachment, error)) *pipe {
 // it has received, and was told how far we have. A link that is there is let
 // go; had says that there was one. Errors: a peer that can't have received
 // that.
-func (p *pipe) attach(l Link, peerReceived, told uint64) (had bool, err error) {
-	a := &attachment{Link: l, in: bufio.NewReaderSize(l, 1<<10), work: make(chan struct{}, 1), gone: make(chan struct{})}
+func (p *pipe) attach(l Link, peerReceived, told uint64) (a *attachment, had bool, err error) {
+	a = &attachment{Link: l, in: bufio.NewReaderSize(l, 1<<10), work: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
-		return false, p.err
+		return nil, false, p.err
 	}
 	peerReceived = max(peerReceived, p.acked) // an ack may have overtaken the hello
 	if peerReceived > p.most {
-		return false, fmt.Errorf("trunk: the peer has received %d of %d", peerReceived, p.most)
+		return nil, false, fmt.Errorf("trunk: the peer has received %d of %d", peerReceived, p.most)
 	}
 	had = p.link != nil
 	p.letGo(nil)
@@ -133,8 +134,16 @@ func (p *pipe) attach(l Link, peerReceived, told uint64) (had bool, err error) {
 	p.link, p.last = a, l
 	a.wake()
 	p.changed.Broadcast()
+	p.newest = a
 	go p.serve(a)
-	return had, nil
+	return a, had, nil
+}
+
+// isNewest says that no other link has taken the place of one since.
+func (p *pipe) isNewest(a *attachment) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.newest == a
 }
 
 // letGo drops the link, after a last frame if there is one to say. Call it with
@@ -197,6 +206,18 @@ func (p *pipe) fail(err error, last *header) {
 func (p *pipe) Close() error {
 	p.end(proto.CodeNone)
 	return nil
+}
+
+// wait returns when a pipe that has ended has said its last frame, or after
+// farewell.
+func (p *pipe) wait() {
+	p.mu.Lock()
+	a := p.newest
+	said := a != nil && a.last != nil
+	p.mu.Unlock()
+	if said {
+		<-a.done
+	}
 }
 
 // flush waits until all that was written has arrived, or for limit; not while
@@ -396,6 +417,7 @@ func (p *pipe) rest(a *attachment) {
 // sayLast writes the last frame of a link that was let go, once.
 func (a *attachment) sayLast() {
 	a.bye.Do(func() {
+		defer close(a.done)
 		a.last.put(a.scratch[:])
 		if _, err := a.Write(a.scratch[:headerSize]); err == nil {
 			_ = a.CloseWrite() // a reset could overtake the frame

@@ -142,7 +142,7 @@ func (s *Server) countOf(peer string) (n int) {
 func (s *Server) make(key trunkKey, h hello) (*incoming, verdict) {
 	s.made++
 	in := &incoming{key: key, number: s.made, survive: min(h.survive, s.Survive(key.protocol)), since: wall(), back: make(chan struct{})}
-	mux, err := newSession(s.Budget, false, func(_ *attachment, err error) { s.away(in, err) })
+	mux, err := newSession(s.Budget, false, func(a *attachment, err error) { s.away(in, a, err) })
 	if err != nil {
 		return nil, verdictFull
 	}
@@ -169,6 +169,9 @@ func (s *Server) join(in *incoming, link Link, h hello) error {
 	in.joining.Lock()
 	defer in.joining.Unlock()
 	if h.attempt <= in.attempt {
+		if in.attempt == 0 { // made just now, and it will never have a link
+			in.end(proto.CodeNone)
+		}
 		return s.refuse(link, verdictStale)
 	}
 	if !s.Allowed(in.key.peer, in.key.protocol) { // Revoke may have passed before it was there
@@ -181,47 +184,59 @@ func (s *Server) join(in *incoming, link Link, h hello) error {
 	if err := a.write(link); err != nil {
 		link.Reset()
 		if !h.resume {
-			s.away(in, err) // the peer may have the answer all the same
+			s.away(in, nil, err) // the peer may have the answer all the same
 		}
 		return err
 	}
-	had, err := in.pipe.attach(link, h.received, a.received)
+	now, had, err := in.pipe.attach(link, h.received, a.received)
 	if err != nil {
 		link.Reset()
 		in.end(proto.CodeNone)
 		return err
 	}
-	s.linked(in, h, had, from, in.pipe.replays()-before)
+	if e := in.linked(now, h, had, from, in.pipe.replays()-before); e.Op != "" {
+		s.tell(in, e)
+	}
 	return nil
 }
 
-// linked tells what a new link of a session means.
-func (s *Server) linked(in *incoming, h hello, had bool, from registry.Path, replayed uint64) {
+// linked notes a new link, and gives the event, if it is one. A link that is
+// lost already was none: away has passed, or will.
+func (in *incoming) linked(a *attachment, h hello, had bool, from registry.Path, replayed uint64) Event {
 	in.mu.Lock()
+	defer in.mu.Unlock()
+	if isClosed(a.gone) {
+		return Event{}
+	}
 	since := in.since
 	in.since = time.Time{}
 	if !isClosed(in.back) {
 		close(in.back)
 	}
-	in.mu.Unlock()
 	switch {
 	case !h.resume:
+		return Event{}
 	case h.move && had:
-		s.tell(in, in.moved(from, replayed))
+		return in.moved(from, replayed)
 	case since.IsZero(): // the peer has noticed before us
-		s.tell(in, in.resumed(0, replayed))
-	default:
-		s.tell(in, in.resumed(wall().Sub(since), replayed))
+		return in.resumed(0, replayed)
 	}
+	return in.resumed(wall().Sub(since), replayed)
 }
 
 // away is called when the link of a session is lost: the peer has survive to
-// come back, unless it has said that it will not.
-func (s *Server) away(in *incoming, why error) {
+// come back, unless it has said that it will not. Where another link has taken
+// its place meanwhile, that is the one that counts.
+func (s *Server) away(in *incoming, a *attachment, why error) {
 	in.mu.Lock()
-	if isClosed(in.back) {
-		in.back = make(chan struct{})
+	if a != nil && !in.pipe.isNewest(a) {
+		in.mu.Unlock()
+		return
 	}
+	if !isClosed(in.back) { // who waits since an earlier loss
+		close(in.back)
+	}
+	in.back = make(chan struct{})
 	back, since := in.back, wall()
 	in.since = since
 	in.mu.Unlock()
