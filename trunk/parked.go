@@ -6,17 +6,18 @@ import (
 	"p2ptun/registry"
 )
 
-// parkLook is how often a session without a link looks at the clock: a
+// parkLook is how often a session without a link looks at the clocks: a
 // laptop's sleep counts, so no timer will do.
 const parkLook = time.Second
 
 // wall is the wall clock, without the monotonic one.
 func wall() time.Time { return time.Now().Round(0) }
 
-// park waits until the session has had no link for so long, by the wall clock,
-// and reports true; false when back is closed, since it has one again, or the
-// session has ended.
+// park waits until the session has had no link for so long, by the wall clock
+// or by the one that nobody sets back, and reports true; false when back is
+// closed, since it has one again, or the session has ended.
 func (s *session) park(since time.Time, survive time.Duration, back <-chan struct{}) bool {
+	began := time.Now()
 	tick := time.NewTicker(parkLook)
 	defer tick.Stop()
 	for {
@@ -26,7 +27,7 @@ func (s *session) park(since time.Time, survive time.Duration, back <-chan struc
 		case <-s.pipe.ended:
 			return false
 		case <-tick.C:
-			if wall().Sub(since) >= survive {
+			if wall().Sub(since) >= survive || time.Since(began) >= survive {
 				return true
 			}
 		}
