@@ -78,6 +78,7 @@ type pipe struct {
 
 	link     *attachment // nil while there is none
 	last     Link        // the newest; nil before the first
+	newest   *attachment // likewise
 	active   *attachment // whose link is being written to; one at a time
 	err      error       // why it ended
 	ended    chan struct{}

@@ -98,11 +98,18 @@ func (st *Stream) Lend(most int) ([]byte, error) {
 		case <-st.more:
 		case <-st.ended:
 		case <-st.cut:
-			return nil, st.failure()
 		case <-st.s.pipe.ended:
+		}
+		if st.isOver() {
 			return nil, st.failure()
 		}
 	}
+}
+
+// isOver says that the peer will not end its way: an end that it said before
+// the stream was cut, or the session over, holds.
+func (st *Stream) isOver() bool {
+	return (isClosed(st.cut) || isClosed(st.s.pipe.ended)) && !isClosed(st.ended)
 }
 
 // Return gives back what Lend gave, as read.
