@@ -3,8 +3,10 @@ package trunk
 import (
 	"encoding/binary"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -25,6 +27,8 @@ const (
 	ctlKinds        = 7
 
 	ctlSize = 13
+	// maxWords is what one yamux frame carries of messages, in bytes.
+	maxWords = maxBody - maxBody%ctlSize
 	// maxControl bounds what of the peer's messages waits to be read, in bytes:
 	// a word of each kind about each of MaxStreams streams.
 	maxControl = 4 << 20
@@ -95,8 +99,10 @@ func (c *control) send(ended <-chan struct{}) {
 		case <-ended:
 			return
 		}
-		if _, err := c.stream.Write(c.collect()); err != nil {
-			return
+		for words := range slices.Chunk(c.collect(), maxWords) {
+			if _, err := c.stream.Write(words); err != nil {
+				return
+			}
 		}
 		c.mu.Lock()
 		c.busy = false
@@ -112,11 +118,20 @@ func (c *control) finish() {
 	c.said.Broadcast()
 }
 
-// flush waits until all words are in the pipe.
-func (c *control) flush() {
+// flush waits until all words are in the pipe, or for limit: yamux's window of
+// this stream is the peer's to give.
+func (c *control) flush(limit time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !c.over && (c.busy || c.pending()) {
+	over := false
+	late := time.AfterFunc(limit, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		over = true
+		c.said.Broadcast()
+	})
+	defer late.Stop()
+	for !over && !c.over && (c.busy || c.pending()) {
 		c.said.Wait()
 	}
 }

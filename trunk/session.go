@@ -52,7 +52,7 @@ type early struct {
 
 func muxConfig() *yamux.Config {
 	c := yamux.DefaultConfig()
-	c.AcceptBacklog = MaxStreams
+	c.AcceptBacklog = MaxStreams + 1            // and the control stream: to open one blocks where none has been taken
 	c.EnableKeepAlive = false                   // a link may be away for long
 	c.ConnectionWriteTimeout = 1000 * time.Hour // writes to the pipe do not block
 	c.MaxStreamWindowSize = 4 * windowMax       // our own credit is what binds, also before half of this was told
@@ -336,16 +336,18 @@ func (s *session) end(code proto.Code) {
 }
 
 // finish ends a session whose streams have ended, after what they have said
-// last has arrived, or for as long as limit.
+// last has arrived, or for as long as limit, and returns when the peer has been
+// told, or can't be: its caller may close next what carries the link.
 func (s *session) finish(code proto.Code, limit time.Duration) {
 	s.mu.Lock()
 	c := s.control
 	s.mu.Unlock()
 	if c != nil {
-		c.flush()
+		c.flush(limit)
 	}
 	s.pipe.flush(limit)
 	s.end(code)
+	s.pipe.wait()
 }
 
 // why is nil while the session lives.
