@@ -303,12 +303,24 @@ func (s *Server) tell(in *incoming, e Event) {
 }
 
 // Revoke ends the trunks of those who are not allowed any more, parked ones
-// too.
+// too: their streams at once, and what ended before that may arrive, as on a
+// stream of its own.
 func (s *Server) Revoke() {
 	for _, in := range s.list() {
-		if !s.Allowed(in.key.peer, in.key.protocol) {
-			in.end(proto.CodeRevoked)
+		if s.Allowed(in.key.peer, in.key.protocol) {
+			continue
 		}
+		in.cutOff(proto.CodeRevoked)
+		s.conclusion(in, proto.CodeRevoked)
+	}
+}
+
+// conclusion finishes a session, but does not wait for that.
+func (s *Server) conclusion(in *incoming, code proto.Code) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed { // else Close does it
+		s.tasks.Go(func() { in.finish(code, finishLimit) })
 	}
 }
 

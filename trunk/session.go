@@ -335,6 +335,14 @@ func (s *session) end(code proto.Code) {
 	s.budget.give(trunkMin)
 }
 
+// cutOff ends the streams that live here at once; the peer learns it by the
+// session's end, which is to come.
+func (s *session) cutOff(code proto.Code) {
+	for _, st := range s.list() {
+		st.cutOff(&registry.ResetError{Code: code, Err: errEnded})
+	}
+}
+
 // finish ends a session whose streams have ended, after what they have said
 // last has arrived, or for as long as limit, and returns when the peer has been
 // told, or can't be: its caller may close next what carries the link.

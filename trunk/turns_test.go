@@ -1,8 +1,11 @@
 package trunk
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -218,5 +221,57 @@ func TestAHelloThatCanNeverBeAnsweredLeavesNothing(t *testing.T) {
 		if all, _ := w.server.Count(); all != 0 {
 			t.Errorf("%d trunks", all)
 		}
+	})
+}
+
+// gatedLink writes nothing while its gate is closed.
+type gatedLink struct {
+	Link
+	gate *sync.RWMutex
+}
+
+func (l gatedLink) Write(b []byte) (int, error) {
+	l.gate.RLock()
+	defer l.gate.RUnlock()
+	return l.Link.Write(b)
+}
+
+// TestARevocationLosesNothingOfWhatEndedBefore: a listen that is closed after
+// its drain takes back what it let in.
+func TestARevocationLosesNothingOfWhatEndedBefore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		answer := bytes.Repeat([]byte("answer"), 5000)
+		written := make(chan struct{})
+		w := newFakeWorld(plan{}, func(st *Stream) {
+			_, _ = io.Copy(io.Discard, st)
+			_, _ = st.Write(answer)
+			_ = st.CloseWrite()
+			_ = st.Close()
+			close(written)
+		})
+		defer w.close()
+		var gate sync.RWMutex
+		var denied atomic.Bool
+		w.server.Allowed = func(string, string) bool { return !denied.Load() }
+		w.Dial = func(context.Context) (Link, error) {
+			client, server := newFakeLink(-1, -1, false)
+			w.serving.Go(func() { _ = w.server.Serve(gatedLink{server, &gate}, testPeer, testProtocol) })
+			return client, nil
+		}
+		st, err := w.openSoon(t.Context())
+		must(t, err)
+		_, err = st.Write([]byte("x"))
+		must(t, err)
+		synctest.Wait()
+		gate.Lock()
+		must(t, st.CloseWrite())
+		<-written
+		denied.Store(true)
+		w.server.Revoke()
+		gate.Unlock()
+		if got, err := io.ReadAll(st); err != nil || !bytes.Equal(got, answer) {
+			t.Errorf("got %d of %d bytes, %v", len(got), len(answer), err)
+		}
+		_ = st.Close()
 	})
 }
