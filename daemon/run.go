@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -103,16 +104,26 @@ func (s *Server) serveOnce(r *run) error {
 	return s.serveForward(r)
 }
 
-// finish lets live streams end, and takes the tunnel out.
+// drain lets live streams end, for as long as the tunnel's end gives them, and
+// does besides what f does until its context ends.
+func (s *Server) drain(r *run, f func(context.Context)) {
+	var end *endCause
+	if !errors.As(context.Cause(r.entry.Context()), &end) || end.drain <= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.life, end.drain)
+	var beside sync.WaitGroup
+	beside.Go(func() { f(ctx) })
+	_ = s.registry.Drain(ctx, func(st *registry.Stream) bool { return st.Entry() == r.entry })
+	cancel()
+	beside.Wait()
+}
+
+// finish takes the tunnel out.
 func (s *Server) finish(r *run) {
 	code := proto.CodeClosed
 	var end *endCause
-	if errors.As(context.Cause(r.entry.Context()), &end) && end.drain > 0 {
-		ctx, cancel := context.WithTimeout(r.life, end.drain)
-		_ = s.registry.Drain(ctx, func(st *registry.Stream) bool { return st.Entry() == r.entry })
-		cancel()
-	}
-	if end != nil && end.reason != EndClosed {
+	if errors.As(context.Cause(r.entry.Context()), &end) && end.reason != EndClosed {
 		code = proto.CodeStopped
 	}
 	s.registry.Deregister(r.entry, code)
@@ -159,6 +170,7 @@ func (s *Server) serveListen(r *run) error {
 		}
 		r.markReady(warn)
 	})
+	s.drain(r, func(context.Context) {})
 	return nil
 }
 
@@ -203,6 +215,7 @@ func (s *Server) serveForward(r *run) error {
 	f.Report()
 	r.markReady("")
 	f.Serve()
+	s.drain(r, f.Regain)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"sync"
 	"time"
 
@@ -108,6 +109,16 @@ func (f *Forward) Serve() {
 	f.handlers.Wait()
 }
 
+// Regain reaches the peers again that connections wait for, until ctx ends: for
+// those that finish after Serve has returned.
+func (f *Forward) Regain(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, r := range f.remotes {
+		all.Go(func() { r.regainParked(ctx) })
+	}
+	all.Wait()
+}
+
 // acceptFailed shows why no connection is accepted, until one is.
 func (f *Forward) acceptFailed(err error) {
 	f.reporting.Lock()
@@ -180,23 +191,34 @@ func (f *Forward) open(ctx context.Context) (*remote, registry.End, registry.Pat
 		if err == nil || waiting == nil || errors.As(err, new(*registry.ResetError)) {
 			return r, end, path, err
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
+		if !waitAny(ctx, changed) {
 			return waiting, nil, registry.Path{}, fmt.Errorf("%w within %s", ErrNotReached, limit)
 		}
 	}
 }
 
-// parked gives a peer that connections wait for, and when to look again.
-func (f *Forward) parked() (*remote, <-chan struct{}) {
+// parked gives the first peer that connections wait for, nil for none, and when
+// to look again: another that comes will do as well.
+func (f *Forward) parked() (waiting *remote, changed []<-chan struct{}) {
 	for _, r := range f.remotes {
-		_, changed := f.Watch(r.id)
-		if r.parked() {
-			return r, changed
+		_, ch := f.Watch(r.id)
+		changed = append(changed, ch)
+		if waiting == nil && r.parked() {
+			waiting = r
 		}
 	}
-	return nil, nil
+	return waiting, changed
+}
+
+// waitAny waits for one of the channels to be closed; false where ctx ends
+// before.
+func waitAny(ctx context.Context, channels []<-chan struct{}) bool {
+	cases := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())}}
+	for _, ch := range channels {
+		cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
+	}
+	chosen, _, _ := reflect.Select(cases)
+	return chosen > 0
 }
 
 // openNow opens a stream to the first peer that is connected.

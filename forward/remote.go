@@ -182,6 +182,17 @@ func (r *remote) regain(ctx context.Context, backoff time.Duration) {
 	}
 }
 
+// regainParked dials the peer whenever connections wait for it, until ctx ends.
+func (r *remote) regainParked(ctx context.Context) {
+	for try := 1; ctx.Err() == nil; try++ {
+		up, changed := r.f.Watch(r.id)
+		if !up && r.parked() {
+			r.reach(ctx, r.dialLimit(try))
+		}
+		pause(ctx, changed, parkedPause)
+	}
+}
+
 // parked says that connections wait for the peer.
 func (r *remote) parked() bool { return r.f.Parked != nil && r.f.Parked(r.id) }
 

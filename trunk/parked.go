@@ -18,7 +18,7 @@ func wall() time.Time { return time.Now().Round(0) }
 // closed, since it has one again, or the session has ended.
 func (s *session) park(since time.Time, survive time.Duration, back <-chan struct{}) bool {
 	began := time.Now()
-	tick := time.NewTicker(parkLook)
+	tick := time.NewTicker(min(parkLook, max(survive, time.Millisecond)))
 	defer tick.Stop()
 	for {
 		select {
