@@ -128,13 +128,35 @@ func (s *Server) moveTrunks(peer string) {
 		if path, ok := use.Path(); key.peer != peer || !ok || !path.Relayed {
 			continue
 		}
-		s.tasks.Go(func() {
-			if err := use.Move(s.ctx); err != nil {
-				s.log.Info("move a trunk", "peer", peer, "err", err)
-			}
-		})
+		s.tasks.Go(func() { s.moveTrunk(peer, use.Client) })
 	}
 }
+
+// moveTrunk moves one, again and again while that fails and there is a direct
+// way: nothing else would say that there is.
+func (s *Server) moveTrunk(peer string, c *trunk.Client) {
+	for pause := moveAgainMin; ; pause = min(2*pause, moveAgainMax) {
+		err := c.Move(s.ctx)
+		if err == nil {
+			return
+		}
+		s.log.Info("move a trunk", "peer", peer, "err", err)
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
+			return
+		}
+		if path, up := s.node.Path(peer); !up || path.Relayed {
+			return
+		}
+	}
+}
+
+// moveAgainMin and moveAgainMax are the pauses after a move that failed.
+const (
+	moveAgainMin = time.Second
+	moveAgainMax = time.Minute
+)
 
 // lookAgain: a direct way may have come while a relayed link was being made.
 func (s *Server) lookAgain(peer string) {
