@@ -97,7 +97,7 @@ type attachment struct {
 	work chan struct{} // holds one while there may be something to write
 	gone chan struct{} // closed when the pipe has let go of it
 	last *header       // what is written when it has; nil for nothing
-	bye  sync.Once
+	said bool          // somebody is writing it
 	done chan struct{} // closed when last is said, or can't be
 	// scratch is for who writes.
 	scratch [headerSize + headerSize + smallWrite]byte
@@ -410,20 +410,19 @@ func (p *pipe) rest(a *attachment) {
 	if p.link != nil && (p.link != a || p.sent < p.history.next) {
 		p.link.wake()
 	}
-	if p.link != a && a.last != nil {
+	if p.link != a && a.last != nil && !a.said {
+		a.said = true
 		go a.sayLast()
 	}
 }
 
-// sayLast writes the last frame of a link that was let go, once.
+// sayLast writes the last frame of a link that was let go.
 func (a *attachment) sayLast() {
-	a.bye.Do(func() {
-		defer close(a.done)
-		a.last.put(a.scratch[:])
-		if _, err := a.Write(a.scratch[:headerSize]); err == nil {
-			_ = a.CloseWrite() // a reset could overtake the frame
-		}
-	})
+	defer close(a.done)
+	a.last.put(a.scratch[:])
+	if _, err := a.Write(a.scratch[:headerSize]); err == nil {
+		_ = a.CloseWrite() // a reset could overtake the frame
+	}
 }
 
 // nextWrite puts an ack that is due, and the header of the next data, into
