@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -224,15 +223,16 @@ func TestAHelloThatCanNeverBeAnsweredLeavesNothing(t *testing.T) {
 	})
 }
 
-// gatedLink writes nothing while its gate is closed.
+// gatedLink writes nothing from when it has a gate until that is closed.
 type gatedLink struct {
 	Link
-	gate *sync.RWMutex
+	gate *atomic.Pointer[chan struct{}]
 }
 
 func (l gatedLink) Write(b []byte) (int, error) {
-	l.gate.RLock()
-	defer l.gate.RUnlock()
+	if gate := l.gate.Load(); gate != nil {
+		<-*gate
+	}
 	return l.Link.Write(b)
 }
 
@@ -244,13 +244,14 @@ func TestARevocationLosesNothingOfWhatEndedBefore(t *testing.T) {
 		written := make(chan struct{})
 		w := newFakeWorld(plan{}, func(st *Stream) {
 			_, _ = io.Copy(io.Discard, st)
+			time.Sleep(time.Second) // virtual: until an ack waits at the gate, and so nobody else
 			_, _ = st.Write(answer)
 			_ = st.CloseWrite()
 			_ = st.Close()
 			close(written)
 		})
 		defer w.close()
-		var gate sync.RWMutex
+		var gate atomic.Pointer[chan struct{}]
 		var denied atomic.Bool
 		w.server.Allowed = func(string, string) bool { return !denied.Load() }
 		w.Dial = func(context.Context) (Link, error) {
@@ -263,12 +264,13 @@ func TestARevocationLosesNothingOfWhatEndedBefore(t *testing.T) {
 		_, err = st.Write([]byte("x"))
 		must(t, err)
 		synctest.Wait()
-		gate.Lock()
+		open := make(chan struct{})
+		gate.Store(&open)
 		must(t, st.CloseWrite())
 		<-written
 		denied.Store(true)
 		w.server.Revoke()
-		gate.Unlock()
+		close(open)
 		if got, err := io.ReadAll(st); err != nil || !bytes.Equal(got, answer) {
 			t.Errorf("got %d of %d bytes, %v", len(got), len(answer), err)
 		}
