@@ -88,9 +88,9 @@ func (s *Server) Serve(link Link, peer, protocol string) error {
 }
 
 func (s *Server) refuse(link Link, v verdict) error {
+	time.AfterFunc(farewell, link.Reset) // also where the answer can't be written
 	_ = answer{verdict: v}.write(link)
 	_ = link.CloseWrite() // a reset could overtake the answer
-	time.AfterFunc(farewell, link.Reset)
 	return fmt.Errorf("trunk: hello: %w", errVerdict(v))
 }
 
@@ -102,6 +102,8 @@ func (s *Server) session(key trunkKey, h hello) (*incoming, verdict) {
 	switch {
 	case s.closed:
 		return nil, verdictFull
+	case h.attempt == 0: // they count from 1: join would refuse it
+		return nil, verdictStale
 	case h.resume && (in == nil || in.why() != nil):
 		return nil, verdictUnknown
 	case h.resume:
@@ -169,9 +171,6 @@ func (s *Server) join(in *incoming, link Link, h hello) error {
 	in.joining.Lock()
 	defer in.joining.Unlock()
 	if h.attempt <= in.attempt {
-		if in.attempt == 0 { // made just now, and it will never have a link
-			in.end(proto.CodeNone)
-		}
 		return s.refuse(link, verdictStale)
 	}
 	if !s.Allowed(in.key.peer, in.key.protocol) { // Revoke may have passed before it was there

@@ -38,6 +38,7 @@ type session struct {
 	early   map[uint32]early // streams of the peer's that are not taken yet, or were refused
 	live    int              // streams that have not left
 	highest uint32           // id of the newest stream of the peer's
+	next    uint32           // id of the one that it opens next
 	code    proto.Code
 	over    bool
 	fate    registry.TrunkStatus
@@ -52,7 +53,10 @@ type early struct {
 
 func muxConfig() *yamux.Config {
 	c := yamux.DefaultConfig()
-	c.AcceptBacklog = MaxStreams + 1            // and the control stream: to open one blocks where none has been taken
+	// This also bounds the streams that the peer has not established, and the one
+	// beyond would wait in open for ever: the control stream counts, and those
+	// whose end yamux has not seen yet.
+	c.AcceptBacklog = 2 * MaxStreams
 	c.EnableKeepAlive = false                   // a link may be away for long
 	c.ConnectionWriteTimeout = 1000 * time.Hour // writes to the pipe do not block
 	c.MaxStreamWindowSize = 4 * windowMax       // our own credit is what binds, also before half of this was told
@@ -68,6 +72,9 @@ func muxConfig() *yamux.Config {
 func newSession(whole *Budget, initer bool, away func(*attachment, error)) (*session, error) {
 	s := &session{budget: whole.part(trunkBudget), initer: initer, streams: map[uint32]*Stream{}, early: map[uint32]early{}}
 	s.came.L = &s.mu
+	if s.next = controlID; initer {
+		s.next = 2
+	}
 	if !s.budget.take(trunkMin, 1) {
 		return nil, fmt.Errorf("trunk: %w: no memory left for another", registry.ErrFull)
 	}
@@ -226,10 +233,16 @@ func (s *session) deliver(id uint32, whole *body, n int) (kept bool, err error) 
 }
 
 // arrived looks at a frame that begins or ends a stream of the peer's, before
-// yamux sees it. Errors: more than may come.
+// yamux sees it. Errors: more than may come; a stream that begins out of turn,
+// since yamux takes any id, one of ours or one that is used, too, and two would
+// be one here.
 func (s *session) arrived(id uint32, flags uint16) error {
 	fin := flags&(muxFIN|muxRST) != 0
 	s.mu.Lock()
+	if err := s.begins(id, flags); err != nil {
+		s.mu.Unlock()
+		return err
+	}
 	if st := s.streams[id]; st != nil {
 		s.mu.Unlock()
 		if fin {
@@ -239,15 +252,30 @@ func (s *session) arrived(id uint32, flags uint16) error {
 	}
 	defer s.mu.Unlock()
 	e, known := s.early[id]
-	switch {
-	case id == controlID || !known && flags&muxSYN == 0: // of one that has ended here
-		return nil
-	case !known && len(s.early) >= 2*MaxStreams:
-		return fmt.Errorf("%w: more than may come of new streams", errFrame)
+	if !known {
+		return nil // of one that has ended here
 	}
 	e.fin = e.fin || fin
 	if s.early[id] = e; e.refused && e.fin {
 		delete(s.early, id)
+	}
+	return nil
+}
+
+// begins notes a stream that the peer opens. Call it with mu held.
+func (s *session) begins(id uint32, flags uint16) error {
+	if flags&muxSYN == 0 {
+		return nil
+	}
+	if id != s.next {
+		return fmt.Errorf("%w: stream %d begins where %d is the next", errFrame, id, s.next)
+	}
+	s.next += 2
+	if len(s.early) >= 2*MaxStreams {
+		return fmt.Errorf("%w: more streams than may begin", errFrame)
+	}
+	if id != controlID {
+		s.early[id] = early{}
 	}
 	return nil
 }

@@ -48,6 +48,8 @@ type Stream struct {
 	total             uint64 // that the peer sends in all; known once ended is closed
 	got               uint64 // that has come from the peer
 	consumed, granted uint64 // that we have read, and given in all
+	grown             uint64 // granted when the window grew last
+	starved           bool   // the sender has used that up since
 	calm              uint64 // consumed when tidy looked last
 	window            uint64 // that is reserved of the budget
 	reclaiming        bool   // the peer is to say how much of the credit it keeps: none is given before
@@ -183,35 +185,35 @@ func (st *Stream) why() error {
 func (st *Stream) consume(n int) {
 	st.mu.Lock()
 	st.consumed += uint64(n)
-	total, due := st.grant()
+	st.grant()
+	to := st.next()
 	st.mu.Unlock()
-	if due {
-		st.s.control.say(ctlCredit, st.ys.StreamID(), total)
-	}
+	st.widen(to, budgetForAll)
 }
 
-// grant renews the peer's credit when half of it is used. Call it with mu held.
-func (st *Stream) grant() (total uint64, due bool) {
+// grant renews the peer's credit when half of it is used. It is said before mu
+// is let go of: a word takes the place of an older one, and the reader and the
+// peer's messages both give credit. Call it with mu held.
+func (st *Stream) grant() {
 	if st.reclaiming || st.granted-st.consumed > st.window/2 {
-		return 0, false
+		return
 	}
 	st.granted = st.consumed + st.window
-	return st.granted, true
+	st.s.control.say(ctlCredit, st.ys.StreamID(), st.granted)
 }
 
 // widen gives the stream a larger window, if the budget allows it.
 func (st *Stream) widen(to uint64, fraction float64) {
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	more := int64(to) - int64(st.window)
 	if more <= 0 || to > windowMax || st.gone || st.reclaiming || !st.s.budget.take(more, fraction) {
-		st.mu.Unlock()
 		return
 	}
 	st.window = to
 	st.granted = st.consumed + to
-	total := st.granted
-	st.mu.Unlock()
-	st.s.control.say(ctlCredit, st.ys.StreamID(), total)
+	st.grown = st.granted
+	st.s.control.say(ctlCredit, st.ys.StreamID(), st.granted)
 }
 
 // tidy has an idle stream's peer give back the credit beyond most.
@@ -260,21 +262,18 @@ func (st *Stream) handBack(most uint64) {
 // not hold is not believed.
 func (st *Stream) reclaimed(holds uint64) {
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	if !st.reclaiming || st.gone {
-		st.mu.Unlock()
 		return
 	}
 	st.reclaiming = false
 	st.granted = min(max(holds, st.got), st.granted)
+	st.grown = min(st.grown, st.granted)
 	window := max(st.granted-st.consumed, leastWindow)
 	back := int64(st.window) - int64(window)
 	st.window = window
-	total, due := st.grant()
-	st.mu.Unlock()
 	st.s.budget.give(back)
-	if due {
-		st.s.control.say(ctlCredit, st.ys.StreamID(), total)
-	}
+	st.grant()
 }
 
 // finished: the peer will send no more.
@@ -288,16 +287,25 @@ func (st *Stream) finished() {
 	}
 }
 
-// blocked: the sender has used up what it had. Where the reader keeps up, that
-// is what holds them back.
+// blocked: the sender has used up what it had. Each window is to be used up
+// before the next, larger one.
 func (st *Stream) blocked(had uint64) {
 	st.mu.Lock()
-	keepsUp := had == st.granted && st.granted-st.consumed <= st.window/2
-	window := st.window
+	st.starved = st.starved || had >= st.grown && had <= st.granted
+	to := st.next()
 	st.mu.Unlock()
-	if keepsUp {
-		st.widen(min(max(2*window, windowStart), windowMax), budgetForAll)
+	st.widen(to, budgetForAll)
+}
+
+// next is the window that the stream should have: a larger one where the sender
+// was blocked and the reader has run dry, since then it is the window that holds
+// them back. Call it with mu held.
+func (st *Stream) next() uint64 {
+	if !st.starved || st.consumed != st.got {
+		return st.window
 	}
+	st.starved = false
+	return min(max(2*st.window, windowStart), windowMax)
 }
 
 // Write blocks while the peer does not read.
