@@ -302,7 +302,7 @@ func TestNetCopyBegunOnTheRelayEndsDirect(t *testing.T) {
 func TestNetCopyAndShellGoOnWhenTheRelayIsStartedAgain(t *testing.T) {
 	l := newNATLab(t, "symmetric", "symmetric")
 	s := l.reachSSH()
-	c := s.copy(copied)
+	c := s.copy(copied / 4)
 	c.wantMoving(underWay)
 	l.relay.kill()
 	inTime(t, "the trunk is parked", noticeWithin, func() bool { now, _ := s.trunk(); return !now.Parked.IsZero() })
@@ -318,10 +318,10 @@ func TestNetCopyAndShellGoOnWhenTheRelayIsStartedAgain(t *testing.T) {
 func TestNetCopyIsLargerThanTheRelaysLimit(t *testing.T) {
 	l := newNATLab(t, "symmetric", "symmetric", "--open")
 	s := l.reachSSH()
-	const size = 3 << 20
+	const size = 2 << 20
 	began := time.Now()
 	s.copy(size).wantWhole(copyWithin)
-	figure(t, "copy of 3 MiB by a relay with a limit of 128 KiB", "whole", time.Since(began))
+	figure(t, "copy of 2 MiB by a relay with a limit of 128 KiB", "whole", time.Since(began))
 	s.wantShell()
 	if now, path := s.trunk(); now.Resumed < size/(128<<10) || path.LimitBytes == 0 || path.LimitBytes > 128<<10 {
 		t.Errorf("the trunk says %+v, %+v, want a circuit for each 128 KiB", now, path)

@@ -208,7 +208,12 @@ func (r *remote) dialLimit(try int) time.Duration {
 
 // hold pauses for about backoff and gives the next.
 func (r *remote) hold(ctx context.Context, changed <-chan struct{}, backoff time.Duration) time.Duration {
-	pause(ctx, changed, jitter(backoff))
+	rest := jitter(backoff)
+	pause(ctx, changed, parkedPause)
+	if r.parked() { // they may learn of it after us
+		return backoff
+	}
+	pause(ctx, changed, rest-parkedPause)
 	return min(2*backoff, backoffMax)
 }
 

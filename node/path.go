@@ -117,10 +117,28 @@ func (n *Node) climbUp(p peer.ID) {
 			return
 		}
 		n.refreshAddrs(p)
-		ctx, cancel := context.WithTimeout(network.WithForceDirectDial(n.life, "leave the relay"), climbLimit)
-		err := n.host.Connect(ctx, peer.AddrInfo{ID: p})
-		cancel()
-		n.log.Debug("dial a relayed peer directly", "peer", p, "err", err)
+		n.log.Debug("dial a relayed peer directly", "peer", p, "err", n.climbOnce(p))
+	}
+}
+
+// climbOnce dials a peer directly while it is only relayed: libp2p joins who
+// wants it back, once that is lost, to this dial, see errDead.
+func (n *Node) climbOnce(p peer.ID) error {
+	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(n.life, "leave the relay"), climbLimit)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- n.host.Connect(ctx, peer.AddrInfo{ID: p}) }()
+	for {
+		_, changed := n.Watch(p.String())
+		if !n.onlyRelayed(p) {
+			cancel()
+			return <-done
+		}
+		select {
+		case err := <-done:
+			return err
+		case <-changed:
+		}
 	}
 }
 

@@ -48,6 +48,9 @@ var (
 	// ErrCannotAsk is returned by Ask for a peer without the ask protocol:
 	// Kubo, for one.
 	ErrCannotAsk = errors.New("peer can't be asked")
+	// errDead is returned by a dial to a peer that libp2p was dialling already:
+	// it gives the connection that came of that, also when it has ended since.
+	errDead = errors.New("the connection has ended meanwhile")
 )
 
 // PeerAddrs is a peer with the addresses that were given for it.
@@ -211,8 +214,8 @@ func (a *approach) run(ctx context.Context, id string, deadline time.Time) error
 		select {
 		case err := <-a.results:
 			a.dials, a.last = a.dials-1, err
-			if err == nil {
-				return nil
+			if err == nil || errors.Is(err, errDead) { // our callers try again
+				return err
 			}
 		case <-searching:
 			searching = nil
@@ -305,6 +308,9 @@ func (n *Node) dial(ctx context.Context, p peer.ID) error {
 	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
 		return dialError{err}
+	}
+	if !n.isConnected(p) {
+		return errDead
 	}
 	return nil
 }
