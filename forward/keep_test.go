@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -153,6 +154,29 @@ func TestAPeerThatComesAndGoesIsDialledEverMoreSlowly(t *testing.T) {
 		}
 		if n := len(look(r.world, &r.dials)); n < 20 || n > 80 {
 			t.Errorf("%d dials in 10 minutes", n)
+		}
+	})
+}
+
+// Connections learn that their link is gone a moment after the node does.
+func TestAPeerThatComesAndGoesIsDialledAtOnceForConnectionsThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, registry.Tunnel{}, anna)
+		r.do(anna, func(p *fakePeer) { p.reachable, p.verdict = true, ok })
+		var parked atomic.Bool
+		r.Parked = func(string) bool { return parked.Load() }
+		r.bindFake()
+		stop := r.serve()
+		defer stop()
+		for range 5 {
+			time.Sleep(time.Second)
+			r.do(anna, func(p *fakePeer) { p.up = false; p.wake() })
+			time.Sleep(10 * time.Millisecond)
+			parked.Store(true)
+			time.Sleep(parkedPause)
+			synctest.Wait()
+			r.wantState(t, registry.StateReady, "")
+			parked.Store(false)
 		}
 	})
 }
