@@ -139,11 +139,11 @@ func (s *Server) countOf(peer string) (n int) {
 	return n
 }
 
-// make starts a session, which is parked until it has its first link. Call it
+// make starts a session, which is about to have its first link. Call it
 // with mu held.
 func (s *Server) make(key trunkKey, h hello) (*incoming, verdict) {
 	s.made++
-	in := &incoming{key: key, number: s.made, survive: min(h.survive, s.Survive(key.protocol)), since: wall(), back: make(chan struct{})}
+	in := &incoming{key: key, number: s.made, survive: min(h.survive, s.Survive(key.protocol)), back: make(chan struct{})}
 	mux, err := newSession(s.Budget, false, func(a *attachment, err error) { s.away(in, a, err) })
 	if err != nil {
 		return nil, verdictFull
