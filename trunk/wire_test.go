@@ -18,8 +18,16 @@ func TestBytesOnTheWireNeverChange(t *testing.T) {
 	header{kind: kindAck, offset: 1 << 40}.put(frame)
 	out.Write(frame)
 	out.Write(appendControl(nil, ctlReset, 3, 0x2104))
+	must(t, hello{resume: true, move: true, session: id, attempt: 7, received: 0x0102030405060708, survive: time.Hour}.write(&out))
+	header{kind: kindEnd, offset: 0x2108}.put(frame)
+	out.Write(frame)
+	muxFrame(frame).putData(3, 5)
+	out.Write(frame)
+	out.Write(appendControl(nil, ctlReclaim, 3, leastWindow))
 	const golden = "0101000102030405060708090a0b0c0d0e0f00000007010203040506070800000e10" +
-		"010400000000000000090000003c" + "010000030000000000000005" + "020000000000010000000000" + "01000000030000000000002104"
+		"010400000000000000090000003c" + "010000030000000000000005" + "020000000000010000000000" + "01000000030000000000002104" +
+		"0103000102030405060708090a0b0c0d0e0f00000007010203040506070800000e10" + "030000000000000000002108" + "000000000000000300000005" +
+		"05000000030000000000001000"
 	if got := hex.EncodeToString(out.Bytes()); got != golden {
 		t.Errorf("got  %s\nwant %s", got, golden)
 	}
