@@ -10,7 +10,7 @@ type ticket struct {
 
 // admit waits until n bytes, of at most a chunk, may be written: writers get on
 // one after the other, a chunk each, while there is room. It reports false when
-// cancel is closed before, or the pipe ends; else written is to be called.
+// cancel is closed before, or the pipe ends; else send is to be called.
 func (p *pipe) admit(n int, cancel <-chan struct{}) bool {
 	p.mu.Lock()
 	if p.err != nil {
@@ -44,14 +44,6 @@ func (p *pipe) giveBack(t *ticket) {
 		return
 	}
 	p.held -= t.n
-	p.letIn()
-}
-
-// written says that n admitted bytes are in the pipe.
-func (p *pipe) written(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.held -= n
 	p.letIn()
 }
 
