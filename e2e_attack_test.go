@@ -226,7 +226,10 @@ func (s *siege) alliesComeIn(attack string) {
 		}
 	}
 	f := &forwarding{process: s.ally.start("forward", testProtocol, s.tcpAddr(), "--network", "none", "--listen-addr", "/ip4/127.0.0.2/tcp/0")}
-	defer f.kill()
+	defer func() { // a killed one would be waited for
+		interrupt(s.t, f.process)
+		f.exit(s.t)
+	}()
 	f.bind = f.waitFor(s.t, &f.out, `forwarding (\S+) → .*`)[1]
 	if !pushes(f) {
 		s.t.Errorf("%s: a new forward carries nothing", attack)

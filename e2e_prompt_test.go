@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"os/exec"
@@ -96,11 +97,26 @@ func isRefused(n *node, addr string) {
 	wantExit(n.t, beginForward(n, testProtocol, addr), 3, "not allowed", n.id)
 }
 
-func TestInviteLineOfATerminalIsACompleteCommand(t *testing.T) {
-	six, err := net.Listen("tcp", "[::1]:0") // the port that is proposed is free on 127.0.0.1
-	if err != nil {
-		t.Fatal(err)
+// listenOn6Alone listens on the IPv6 loopback, on a port that nobody has on the
+// IPv4 one.
+func listenOn6Alone(t testing.TB) net.Listener {
+	t.Helper()
+	for {
+		six, err := net.Listen("tcp", "[::1]:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		four, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", six.Addr().(*net.TCPAddr).Port))
+		if err == nil {
+			four.Close()
+			return six
+		}
+		six.Close()
 	}
+}
+
+func TestInviteLineOfATerminalIsACompleteCommand(t *testing.T) {
+	six := listenOn6Alone(t) // the port that is proposed is free on 127.0.0.1
 	service, client := newNode(t), newNode(t)
 	l := listenOnTerminal(service, append(alone, serveOn(t, six, echoBack).addr())...)
 	line := l.waitFor(t, &l.err, `invite     (p2ptun forward p2ptun1\S+ (\d+))`)
