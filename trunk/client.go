@@ -59,7 +59,7 @@ type outgoing struct {
 
 	joining  chan struct{} // holds one while a link is being made
 	attempt  uint32        // guarded by joining
-	resuming sync.Mutex    // one resume after the other
+	resuming chan struct{} // holds one while a resume is under way
 
 	mu      sync.Mutex
 	survive time.Duration // the lower of both sides'
@@ -191,7 +191,7 @@ func (c *Client) made(o *outgoing) (closed bool) {
 
 // begin makes a new session with its first link.
 func (c *Client) begin(ctx context.Context) (*outgoing, error) {
-	o := &outgoing{joining: make(chan struct{}, 1), linked: make(chan struct{}), survive: c.Survive}
+	o := &outgoing{joining: make(chan struct{}, 1), resuming: make(chan struct{}, 1), linked: make(chan struct{}), survive: c.Survive}
 	_, _ = crand.Read(o.id[:]) // never fails
 	s, err := newSession(c.Budget, true, func(a *attachment, err error) { c.away(o, a, err) })
 	if err != nil {
@@ -329,8 +329,8 @@ func (c *Client) away(o *outgoing, a *attachment, why error) {
 			o.end(bye.code)
 			return
 		}
-		o.resuming.Lock()
-		defer o.resuming.Unlock()
+		o.resuming <- struct{}{}
+		defer func() { <-o.resuming }()
 		if o.pipe.isNewest(a) {
 			c.resume(o, why)
 		}

@@ -204,8 +204,8 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 		runtime.GC()
 	}
 	empty()
+	defer empty() // also where it fails
 	synctest.Test(t, f)
-	empty()
 }
 
 // conversation runs one over links that are cut as planned, and gives how many

@@ -195,7 +195,11 @@ func (s *session) admit(ys *yamux.Stream) *Stream {
 		} else {
 			s.early[id] = e
 		}
-		s.control.reset(id, proto.CodeTooMany)
+		code := proto.CodeTooMany
+		if s.over {
+			code = s.code
+		}
+		s.control.reset(id, code)
 		_ = ys.Close()
 		return nil
 	}
