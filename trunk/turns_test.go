@@ -90,11 +90,11 @@ func TestTheOpenerMissesALinkOnce(t *testing.T) {
 			t.Error("the link after it passes for lost")
 		}
 		o.hasNone(second)
-		close(second.gone)
-		if o.hasLink(second, time.Hour); !w.Parked() {
+		lost := &attachment{gone: make(chan struct{})}
+		close(lost.gone)
+		if o.hasLink(lost, time.Hour); !w.Parked() {
 			t.Error("a lost link passes for one")
 		}
-		second.gone = make(chan struct{}) // the pipe closes it
 		_ = st.Reset(proto.CodeClosed)
 	})
 }

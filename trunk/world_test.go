@@ -91,6 +91,13 @@ func (w *world) dial(ctx context.Context) (Link, error) {
 	return netLink{c}, nil
 }
 
+// count is how many links were made.
+func (w *world) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.made
+}
+
 func (w *world) watch() (bool, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
