@@ -43,7 +43,7 @@ func FuzzWire(f *testing.F) {
 		if h, err := readHello(bytes.NewReader(in)); err == nil && h.survive < maxSurvive {
 			var out bytes.Buffer
 			must(t, h.write(&out))
-			if want := append([]byte{in[0], in[1] & flagResume}, in[2:helloSize]...); !bytes.Equal(out.Bytes(), want) {
+			if want := append([]byte{in[0], in[1] & (flagResume | flagMove)}, in[2:helloSize]...); !bytes.Equal(out.Bytes(), want) {
 				t.Errorf("hello %x became %x", want, out.Bytes())
 			}
 		}
