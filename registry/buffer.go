@@ -24,3 +24,28 @@ var buffers bufferPool = &sync.Pool{New: func() any { return new(buffer) }}
 
 func getBuffer() *buffer  { return buffers.Get().(*buffer) }
 func putBuffer(b *buffer) { buffers.Put(b) }
+
+// room is where bytes that have come are read to.
+type room interface {
+	take() []byte
+	release()
+}
+
+// pooledRoom is a buffer of the pool while bytes are in it.
+type pooledRoom struct{ buf *buffer }
+
+func (p *pooledRoom) take() []byte {
+	p.buf = getBuffer()
+	return p.buf[:]
+}
+
+func (p *pooledRoom) release() {
+	putBuffer(p.buf)
+	p.buf = nil
+}
+
+// frameRoom is the room of a frame.
+type frameRoom struct{ Framer }
+
+func (f frameRoom) take() []byte { return f.Frame() }
+func (f frameRoom) release()     { _, _ = f.Send(0) }

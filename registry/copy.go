@@ -65,25 +65,43 @@ func (w *way) copy() error {
 	return err
 }
 
-// copyReady serves a socket: its buffer comes from the pool when bytes are
-// there and goes back once they are written.
+// copyReady serves a socket: there is room for its bytes when they have come,
+// and until they are written.
 func (w *way) copyReady() error {
 	conn, ok := w.src.(*connEnd)
 	if !ok {
 		return errNotReadable
 	}
-	most := bufferSize
 	if f, ok := w.dst.(Framer); ok {
-		most = min(most, f.WriteSize())
+		return w.copyFramed(conn, f)
 	}
+	pooled := &pooledRoom{}
 	for {
-		buf, n, err := conn.readPooled(w.room(most))
+		n, err := conn.readReady(pooled, w.room(bufferSize))
 		if err != nil {
 			return err
 		}
-		err = w.writeAll(buf[:n])
-		putBuffer(buf)
+		err = w.writeAll(pooled.buf[:n])
+		pooled.release()
 		if err != nil {
+			return err
+		}
+	}
+}
+
+// copyFramed has the bytes read to where the frame is sent from.
+func (w *way) copyFramed(conn *connEnd, f Framer) error {
+	frame := frameRoom{f}
+	for {
+		n, err := conn.readReady(frame, w.room(bufferSize))
+		if err != nil {
+			return err
+		}
+		if err := w.mayPass(n); err != nil {
+			return err
+		}
+		sent, err := f.Send(n)
+		if err := w.wrote(n, sent, err); err != nil {
 			return err
 		}
 	}
@@ -95,6 +113,7 @@ func (w *way) copyLent() error {
 	if !ok {
 		return errNotReadable
 	}
+	w.pushed(src)
 	for {
 		b, err := src.Lend(w.room(bufferSize))
 		if err != nil {
@@ -106,6 +125,24 @@ func (w *way) copyLent() error {
 			return err
 		}
 	}
+}
+
+// pushed has what comes written to a socket by who brings it, as long as that
+// takes it at once: a hand-over between goroutines costs more.
+func (w *way) pushed(src Lender) {
+	conn, ok := w.dst.(*connEnd)
+	from, can := src.(Pusher)
+	if !ok || !can {
+		return
+	}
+	from.Push(func(b []byte) int {
+		if w.pace != nil && !w.pace.free() {
+			return 0
+		}
+		n := conn.writeNow(b)
+		w.count(n)
+		return n
+	})
 }
 
 // copySmallFirst serves where src can't be asked whether bytes are there: a
@@ -146,6 +183,18 @@ func (w *way) copyOnce(buf []byte) (full bool, err error) {
 	return n == len(buf), err
 }
 
+// mayPass waits until so many bytes may pass.
+func (w *way) mayPass(n int) error {
+	for w.pace != nil && n > 0 {
+		some, err := w.pace.next(n)
+		if err != nil {
+			return err
+		}
+		n -= some
+	}
+	return nil
+}
+
 func (w *way) writeAll(b []byte) error {
 	if w.pace == nil {
 		return w.write(b)
@@ -165,11 +214,16 @@ func (w *way) writeAll(b []byte) error {
 
 func (w *way) write(b []byte) error {
 	n, err := w.dst.Write(b)
+	return w.wrote(len(b), n, err)
+}
+
+// wrote counts what dst took of so many bytes.
+func (w *way) wrote(of, n int, err error) error {
 	w.count(n)
 	if err != nil {
 		return writeError{err}
 	}
-	if n < len(b) {
+	if n < of {
 		return io.ErrShortWrite
 	}
 	return nil

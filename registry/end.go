@@ -39,9 +39,23 @@ type Lender interface {
 	Return()
 }
 
-// Framer is an End that sends what it is given in frames; WriteSize is how many
-// bytes fill one.
-type Framer interface{ WriteSize() int }
+// Pusher is a Lender that needs not wake who waits in Lend: what comes
+// meanwhile it offers to the func given to Push first, which takes as much as it
+// can at once, says how much, and must not block. Push is called once, before
+// Lend.
+type Pusher interface {
+	Lender
+	Push(to func([]byte) (took int))
+}
+
+// Framer is an End that sends frames, and can be written to without a copy.
+// Frame gives room for the bytes of one; Send sends the first n of them as Write
+// would and takes the room back, once; n may be 0. One goroutine calls both, and
+// not Write.
+type Framer interface {
+	Frame() []byte
+	Send(n int) (int, error)
+}
 
 // ResetError says that an End was reset, by whom and why.
 type ResetError struct {
@@ -88,6 +102,7 @@ type connEnd struct {
 	halfCloser
 	setLinger func(seconds int) error
 	ready     readyReader
+	now       readyWriter
 
 	writing sync.Mutex // held by Write
 	cut     bool       // guarded by writing: a write was told of the RST
@@ -96,6 +111,7 @@ type connEnd struct {
 func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
 	e := &connEnd{halfCloser: c, setLinger: setLinger}
 	e.ready.init(c)
+	e.now.init(e.ready)
 	return e
 }
 

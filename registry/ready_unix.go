@@ -8,15 +8,14 @@ import (
 	"syscall"
 )
 
-// readyReader reads a socket into a buffer that it takes from the pool only
-// when bytes are there: a blocked read holds no buffer, and no system call is
-// added for it.
+// readyReader reads a socket into room that it takes only when bytes are there:
+// a blocked read holds no buffer, and no system call is added for it.
 type readyReader struct {
 	raw syscall.RawConn
 	try func(fd uintptr) bool
 
-	most int // that the next read takes
-	buf  *buffer
+	into room // of the next read
+	most int  // that it takes
 	n    int
 	err  error
 }
@@ -33,46 +32,85 @@ func (r *readyReader) init(c syscall.Conn) {
 // readOnce reports false when the socket has nothing yet; the runtime then
 // parks the goroutine until it has.
 func (r *readyReader) readOnce(fd uintptr) bool {
-	r.buf = getBuffer()
+	b := r.into.take()
+	b = b[:min(r.most, len(b))]
 	for {
-		r.n, r.err = syscall.Read(int(fd), r.buf[:r.most])
+		r.n, r.err = syscall.Read(int(fd), b)
 		if r.err != syscall.EINTR {
 			break
 		}
 	}
 	if r.err == syscall.EAGAIN {
-		putBuffer(r.buf)
-		r.buf = nil
+		r.into.release()
 		return false
 	}
 	return true
 }
 
-// readPooled blocks until bytes are there, and takes up to most, which fit into
-// a buffer. The caller gives the buffer back, which is nil where an error is returned; errNotReadable where the socket
-// can't be read that way.
-func (e *connEnd) readPooled(most int) (buf *buffer, n int, err error) {
+// readReady blocks until bytes are there, and takes up to most, as far as they
+// fit into the room. The caller releases that, but not where an error is
+// returned; errNotReadable where the socket can't be read that way.
+func (e *connEnd) readReady(into room, most int) (n int, err error) {
 	r := &e.ready
 	if r.raw == nil {
-		return nil, 0, errNotReadable
+		return 0, errNotReadable
 	}
-	r.most = most
+	r.into, r.most, r.n, r.err = into, most, 0, nil
 	err = r.raw.Read(r.try)
-	buf, n = r.buf, r.n
-	r.buf = nil
+	held := err == nil
 	switch {
 	case err != nil:
 	case r.err != nil:
 		err = os.NewSyscallError("read", r.err)
-	case n == 0:
+	case r.n == 0:
 		err = io.EOF
 	default:
-		return buf, n, nil
+		return r.n, nil
 	}
-	if buf != nil {
-		putBuffer(buf)
+	if held {
+		into.release()
 	}
-	return nil, 0, e.readError(err)
+	return 0, e.readError(err)
+}
+
+// readyWriter writes to a socket what that takes at once.
+type readyWriter struct {
+	raw syscall.RawConn
+	try func(fd uintptr) bool
+
+	b   []byte
+	n   int
+	err error
+}
+
+func (r *readyWriter) init(of readyReader) {
+	r.raw = of.raw
+	r.try = r.writeOnce
+}
+
+func (r *readyWriter) writeOnce(fd uintptr) bool {
+	r.n, r.err = syscall.Write(int(fd), r.b)
+	return true
+}
+
+// writeNow writes as much as goes without waiting. Why it is not all, the next
+// Write says, and after a RST the next Read.
+func (e *connEnd) writeNow(b []byte) int {
+	r := &e.now
+	if r.raw == nil || !e.writing.TryLock() {
+		return 0
+	}
+	defer e.writing.Unlock()
+	r.b, r.n, r.err = b, 0, nil
+	err := r.raw.Write(r.try)
+	r.b = nil
+	if r.err == syscall.ECONNRESET {
+		e.cut = true
+	}
+	if err != nil {
+		return 0
+	}
+	return max(r.n, 0)
 }
 
 // dead says that the connection is over both ways, or closed here: a

@@ -128,6 +128,9 @@ func (p *pacer) room(n int) int {
 	return n
 }
 
+// free says that there is no rate to keep to.
+func (p *pacer) free() bool { return p.peer.most.Load() == 0 && p.all.most.Load() == 0 }
+
 // next waits until some of want bytes, of which there was room for all, may
 // pass, and says how many. Errors: errAborted.
 func (p *pacer) next(want int) (n int, err error) {

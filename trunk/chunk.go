@@ -30,6 +30,10 @@ func (c *chunk) fill(b []byte) int {
 	return n
 }
 
+// head and body are where a yamux frame lies that fills the chunk.
+func (c *chunk) head() []byte { return c.buf[headerSize:][:muxHeader] }
+func (c *chunk) body() []byte { return c.buf[headerSize+muxHeader:] }
+
 // from is what the chunk holds from an offset in it on.
 func (c *chunk) from(offset uint64) []byte {
 	return c.buf[headerSize+int(offset-c.start) : headerSize+c.n]
@@ -52,6 +56,13 @@ func (h *history) append(head, body []byte) {
 	}
 	h.add(head)
 	h.add(body)
+}
+
+// take takes a chunk with so many bytes in it.
+func (h *history) take(c *chunk, n int) {
+	c.start, c.n = h.next, n
+	h.list = append(h.list, c)
+	h.next += uint64(n)
 }
 
 // left is how much fits into the newest chunk.

@@ -18,6 +18,7 @@ const (
 	kindData byte = 1 // offset of its first byte; length of 1 to maxData
 	kindAck  byte = 2 // offset: all before it has arrived; length 0
 	kindEnd  byte = 3 // the session is over; offset: why, a reset code; length 0; nothing follows
+	kindAsk  byte = 4 // data that is to be acknowledged as soon as it has come
 
 	headerSize = 12
 	// maxData bounds the bytes of one data frame. With its header it is one
@@ -39,6 +40,8 @@ type header struct {
 	offset uint64
 }
 
+func (h header) isData() bool { return h.kind == kindData || h.kind == kindAsk }
+
 func (h header) put(b []byte) {
 	binary.BigEndian.PutUint32(b, uint32(h.kind)<<24|uint32(h.length))
 	binary.BigEndian.PutUint64(b[4:], h.offset)
@@ -49,7 +52,7 @@ func parseHeader(b []byte) (header, error) {
 	word := binary.BigEndian.Uint32(b)
 	h := header{kind: byte(word >> 24), length: int(word & 0xffffff), offset: binary.BigEndian.Uint64(b[4:])}
 	switch {
-	case h.kind == kindData && h.length >= 1 && h.length <= maxData:
+	case h.isData() && h.length >= 1 && h.length <= maxData:
 		return h, nil
 	case h.kind == kindAck && h.length == 0:
 		return h, nil

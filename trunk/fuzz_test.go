@@ -69,7 +69,11 @@ func framed(b []byte) (out []byte) {
 	for at, size := 0, 12; at < len(b); size = min(3*size, maxData) {
 		n := min(size, len(b)-at)
 		head := make([]byte, headerSize)
-		header{kind: kindData, length: n, offset: uint64(at)}.put(head)
+		kind := kindData
+		if at%2 == 1 {
+			kind = kindAsk
+		}
+		header{kind: kind, length: n, offset: uint64(at)}.put(head)
 		out = append(append(out, head...), b[at:at+n]...)
 		at += n
 	}

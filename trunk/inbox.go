@@ -34,10 +34,11 @@ func (in *inbox) put(b []byte) {
 	in.list = append(in.list, piece{data: append([]byte(nil), b...)})
 }
 
-// keep takes a body of the pool, of which n bytes came.
-func (in *inbox) keep(whole *body, n int) {
-	in.size += n
-	in.list = append(in.list, piece{data: whole[:n], whole: whole})
+// keep takes a body of the pool, and of its bytes those from one on, up to
+// another.
+func (in *inbox) keep(whole *body, from, to int) {
+	in.size += to - from
+	in.list = append(in.list, piece{data: whole[from:to], whole: whole})
 }
 
 // head is the next bytes to read; nil for none.

@@ -30,16 +30,19 @@ const (
 	// the queue waits as long.
 	maxUnsent = 128 << 10
 	// historyMin and historyMax bound what is kept until it is acknowledged, in
-	// bytes: it grows with need, and bounds the rate to historyMax a round trip.
-	historyMin = 256 << 10
-	historyMax = 16 << 20
+	// bytes: it grows with need, beyond historyFree where a round trip shows that
+	// it is the path's length that needs it, and no queue on the way. It bounds
+	// the rate to historyMax a round trip.
+	historyMin  = 256 << 10
+	historyFree = 1 << 20
+	historyMax  = 16 << 20
 	// historySlack is what may be kept beyond that, in bytes, of words that no
 	// admission holds back: yamux's and the control stream's, for as long as a
 	// session is parked.
 	historySlack = 8 << 20
-	// ackEvery is how many bytes may come unacknowledged; ackLate is when fewer
-	// are.
-	ackEvery = 256 << 10
+	// ackEvery is how many bytes may come unacknowledged where no ack is asked
+	// for; ackLate is when fewer are.
+	ackEvery = 1 << 20
 	ackLate  = 100 * time.Millisecond
 	// smallWrite is what is copied behind its header rather than written after
 	// it.
@@ -71,9 +74,11 @@ type pipe struct {
 	limit   int    // of the history now
 	busy    *chunk // being written from
 	calm    uint64 // acked when tidy looked last
+	asked   uint64 // all before it is acknowledged without delay
 
 	received uint64 // all before it was given to the reader
 	told     uint64 // the last ack that was given to a link
+	due      bool   // an ack is
 	late     *time.Timer
 
 	link     *attachment // nil while there is none
@@ -92,8 +97,10 @@ type pipe struct {
 type attachment struct {
 	Link
 	in   *bufio.Reader
-	left int           // of the data frame that is being read
-	skip int           // of those, that have arrived before
+	left int  // of the data frame that is being read
+	skip int  // of those, that have arrived before
+	ask  bool // it is to be acknowledged at once
+	trip trip
 	work chan struct{} // holds one while there may be something to write
 	gone chan struct{} // closed when the pipe has let go of it
 	last *header       // what is written when it has; nil for nothing
@@ -129,7 +136,7 @@ func (p *pipe) attach(l Link, peerReceived, told uint64) (a *attachment, had boo
 	if p.sent > peerReceived {
 		p.replayed += p.sent - peerReceived
 	}
-	p.sent = peerReceived
+	p.sent, p.asked = peerReceived, peerReceived
 	p.acknowledge(peerReceived)
 	p.told = told // what came since over the old link is acknowledged over the new
 	p.link, p.last = a, l
@@ -277,7 +284,7 @@ func (p *pipe) replays() uint64 {
 func (p *pipe) append(head, body []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.add(head, body); err != nil {
+	if err := p.add(head, body, nil); err != nil {
 		return err
 	}
 	if p.link != nil {
@@ -287,24 +294,33 @@ func (p *pipe) append(head, body []byte) error {
 }
 
 // add is append without a word to the writer. Call it with mu held.
-func (p *pipe) add(head, body []byte) error {
+func (p *pipe) add(head, body []byte, c *chunk) error {
 	if p.err == nil && p.history.next-p.acked > historyMax+historySlack {
 		p.fail(errUnacknowledged, nil)
 	}
-	if p.err == nil {
+	switch {
+	case p.err != nil:
+	case c != nil:
+		p.history.take(c, len(head)+len(body))
+	default:
 		p.history.append(head, body)
 	}
 	return p.err
 }
 
-// send is append for the data of a stream, which was admitted. Where nobody
+// send is append for the data of a stream, which was admitted; where it is the
+// body of a chunk, the pipe takes that. Where nobody
 // writes to the link it does so itself, up to that data: a hand-over to another
 // goroutine costs more than all copying.
-func (p *pipe) send(id uint32, data []byte) error {
-	var head [muxHeader]byte
-	muxFrame(head[:]).putData(id, len(data))
+func (p *pipe) send(id uint32, data []byte, c *chunk) error {
+	var own [muxHeader]byte
+	head := own[:]
+	if c != nil {
+		head = c.head()
+	}
+	muxFrame(head).putData(id, len(data))
 	p.mu.Lock()
-	err := p.add(head[:], data)
+	err := p.add(head, data, c)
 	p.held -= len(data)
 	p.letIn()
 	a, upTo := p.link, p.history.next
@@ -322,10 +338,18 @@ func (p *pipe) send(id uint32, data []byte) error {
 // room is how many bytes may be written now. Call it with mu held.
 func (p *pipe) room() int {
 	unsent, kept := int(p.history.next-p.sent), int(p.history.next-p.acked)
-	if kept >= p.limit && p.limit < historyMax && unsent < maxUnsent && p.budget.take(int64(p.limit), budgetForAll) {
+	if kept >= p.limit && unsent < maxUnsent && p.mayGrow() && p.budget.take(int64(p.limit), budgetForAll) {
 		p.limit *= 2 // the link takes it faster than the peer acknowledges
+		if p.link != nil {
+			p.link.trip.forget()
+		}
 	}
 	return max(0, min(maxUnsent-unsent, p.limit-kept))
+}
+
+// mayGrow says that a longer history can help. Call it with mu held.
+func (p *pipe) mayGrow() bool {
+	return p.limit < historyFree || p.limit < historyMax && p.link != nil && p.link.trip.isShort()
 }
 
 // tidy gives back what the history has grown to, where nothing has moved since
@@ -437,10 +461,10 @@ func (p *pipe) nextWrite(a *attachment, upTo uint64) (n int, body []byte, ok boo
 		p.rest(a)
 		return 0, nil, false
 	}
-	if p.told < p.received && (p.received-p.told >= ackEvery || p.sent < p.history.next || p.late == nil) {
+	if p.told < p.received && (p.due || p.sent < p.history.next || p.late == nil) {
 		header{kind: kindAck, offset: p.received}.put(a.scratch[:])
 		n = headerSize
-		p.told = p.received
+		p.told, p.due = p.received, false
 	}
 	if p.sent == p.history.next {
 		if n == 0 {
@@ -461,6 +485,10 @@ func (p *pipe) nextData(a *attachment, n int) (int, []byte) {
 	h := header{kind: kindData, length: len(data), offset: p.sent}
 	whole := p.sent == c.start
 	p.sent += uint64(len(data))
+	if p.sent-p.asked >= uint64(p.limit/2) {
+		h.kind, p.asked = kindAsk, p.sent
+		a.trip.begin(p.sent)
+	}
 	switch {
 	case len(data) <= smallWrite:
 		h.put(a.scratch[n:])
@@ -558,11 +586,12 @@ func (p *pipe) readHeader(a *attachment) error {
 	case h.kind == kindAck && h.offset > p.most:
 		return fmt.Errorf("%w: acknowledges %d of %d", errFrame, h.offset, p.most)
 	case h.kind == kindAck:
+		a.trip.end(h.offset)
 		p.acknowledge(h.offset)
 	case h.offset > p.received:
 		return fmt.Errorf("%w: offset %d after %d", errFrame, h.offset, p.received)
 	default:
-		a.left = h.length
+		a.left, a.ask = h.length, h.kind == kindAsk
 		a.skip = int(min(p.received-h.offset, uint64(h.length)))
 	}
 	return nil
@@ -578,7 +607,9 @@ func (p *pipe) take(a *attachment, n int) bool {
 	}
 	p.received += uint64(n)
 	switch {
-	case p.received-p.told >= ackEvery:
+	case p.received-p.told >= ackEvery || a.left == 0 && a.ask:
+		a.ask = false
+		p.due = true
 		a.wake()
 	case p.late == nil:
 		p.late = time.AfterFunc(ackLate, p.ackNow)

@@ -42,17 +42,20 @@ type Stream struct {
 	fin      bool // the peer will send no more; with gone, it is out of the session
 	sent     uint64
 	credit   uint64 // that the peer gave, in all
+	frame    *chunk // that Frame gave
 
 	inbox             inbox
-	lent              int    // bytes of inbox's head that the reader has
-	total             uint64 // that the peer sends in all; known once ended is closed
-	got               uint64 // that has come from the peer
-	consumed, granted uint64 // that we have read, and given in all
-	grown             uint64 // granted when the window grew last
-	starved           bool   // the sender has used that up since
-	calm              uint64 // consumed when tidy looked last
-	window            uint64 // that is reserved of the budget
-	reclaiming        bool   // the peer is to say how much of the credit it keeps: none is given before
+	waits             bool                    // the reader does, for more
+	push              func([]byte) (took int) // nil for none
+	lent              int                     // bytes of inbox's head that the reader has
+	total             uint64                  // that the peer sends in all; known once ended is closed
+	got               uint64                  // that has come from the peer
+	consumed, granted uint64                  // that we have read, and given in all
+	grown             uint64                  // granted when the window grew last
+	starved           bool                    // the sender has used that up since
+	calm              uint64                  // consumed when tidy looked last
+	window            uint64                  // that is reserved of the budget
+	reclaiming        bool                    // the peer is to say how much of the credit it keeps: none is given before
 }
 
 var _ interface {
@@ -84,16 +87,11 @@ func (st *Stream) Read(b []byte) (int, error) {
 // until Return is called. Errors are those of Read.
 func (st *Stream) Lend(most int) ([]byte, error) {
 	for {
-		st.mu.Lock()
-		if b := st.inbox.head(); b != nil {
-			b = b[:min(most, len(b))]
-			st.lent = len(b)
-			st.mu.Unlock()
+		b, atEnd := st.lend(most)
+		switch {
+		case b != nil:
 			return b, nil
-		}
-		atEnd := isClosed(st.ended)
-		st.mu.Unlock()
-		if atEnd {
+		case atEnd:
 			return nil, st.atEnd()
 		}
 		select {
@@ -102,10 +100,39 @@ func (st *Stream) Lend(most int) ([]byte, error) {
 		case <-st.cut:
 		case <-st.s.pipe.ended:
 		}
+		st.attend()
 		if st.isOver() {
 			return nil, st.failure()
 		}
 	}
+}
+
+// lend gives what is there; else, before the end, the reader waits from now on.
+func (st *Stream) lend(most int) (b []byte, atEnd bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if b = st.inbox.head(); b != nil {
+		b = b[:min(most, len(b))]
+		st.lent = len(b)
+		return b, false
+	}
+	atEnd = isClosed(st.ended)
+	st.waits = !atEnd
+	return nil, atEnd
+}
+
+// attend ends the reader's waiting.
+func (st *Stream) attend() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.waits = false
+}
+
+// Push has what comes while Lend waits taken by a func.
+func (st *Stream) Push(to func([]byte) (took int)) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.push = to
 }
 
 // isOver says that the peer will not end its way: an end that it said before
@@ -126,30 +153,82 @@ func (st *Stream) Return() {
 	st.consume(n)
 }
 
-// WriteSize is how many bytes fill one frame.
-func (st *Stream) WriteSize() int { return maxBody }
+// Frame gives room for the bytes of one frame.
+func (st *Stream) Frame() []byte {
+	st.frame = chunks.Get().(*chunk)
+	return st.frame.body()
+}
+
+// Send is Write for the first n bytes of what Frame gave. Those of a frame that
+// is worth a chunk go out from there.
+func (st *Stream) Send(n int) (sent int, err error) {
+	c := st.frame
+	st.frame = nil
+	b := c.body()[:n]
+	if n >= wholeFrame {
+		if sent, err = st.mayWrite(n); err != nil {
+			chunks.Put(c)
+			return 0, err
+		}
+		if sent == n {
+			return st.put(b, c)
+		}
+		sent, err = st.put(b[:sent], nil)
+	}
+	if err == nil {
+		n, err = st.Write(b[sent:])
+		sent += n
+	}
+	chunks.Put(c)
+	return sent, err
+}
 
 // deliver takes what came for the stream. Errors: more than the peer may send.
 func (st *Stream) deliver(whole *body, n int) (kept bool, err error) {
 	st.mu.Lock()
-	defer st.mu.Unlock()
 	st.got += uint64(n)
-	switch {
-	case st.got > st.granted:
-		return false, fmt.Errorf("%w: %d bytes beyond a stream's credit", errFrame, n)
-	case st.gone:
-		return false, nil
-	case n >= handOver:
-		kept = true
-		st.inbox.keep(whole, n)
-	default:
-		st.inbox.put(whole[:n])
+	if st.got > st.granted {
+		err = fmt.Errorf("%w: %d bytes beyond a stream's credit", errFrame, n)
+	}
+	if err != nil || st.gone {
+		st.mu.Unlock()
+		return false, err
+	}
+	took := st.pushOn(whole[:n])
+	kept = took < n && st.store(whole, took, n)
+	to := uint64(0)
+	if took > 0 {
+		to = st.next()
+	}
+	st.mu.Unlock()
+	st.widen(to, budgetForAll)
+	return kept, nil
+}
+
+// pushOn offers bytes to a reader that waits for them. Call it with mu held.
+func (st *Stream) pushOn(b []byte) (took int) {
+	if !st.waits || st.push == nil || st.inbox.size > 0 {
+		return 0
+	}
+	if took = st.push(b); took > 0 {
+		st.consumed += uint64(took)
+		st.grant()
+	}
+	return took
+}
+
+// store keeps bytes for the reader. Call it with mu held.
+func (st *Stream) store(whole *body, from, to int) (kept bool) {
+	if kept = to-from >= handOver; kept {
+		st.inbox.keep(whole, from, to)
+	} else {
+		st.inbox.put(whole[from:to])
 	}
 	select {
 	case st.more <- struct{}{}:
 	default:
 	}
-	return kept, nil
+	return kept
 }
 
 // atEnd is what the end of the peer's way means.
@@ -315,16 +394,25 @@ func (st *Stream) Write(b []byte) (total int, err error) {
 		if err != nil {
 			return total, err
 		}
-		if !st.s.pipe.admit(n, st.cut) {
-			return total, st.failure()
-		}
-		if err := st.s.pipe.send(st.ys.StreamID(), b[:n]); err != nil {
-			return total, st.failure()
+		if n, err = st.put(b[:n], nil); err != nil {
+			return total, err
 		}
 		total += n
 		b = b[n:]
 	}
 	return total, nil
+}
+
+// put sends one frame for which credit was taken. Where its bytes are those of
+// a chunk, it takes that.
+func (st *Stream) put(b []byte, c *chunk) (int, error) {
+	if !st.s.pipe.admit(len(b), st.cut) {
+		return 0, st.failure()
+	}
+	if err := st.s.pipe.send(st.ys.StreamID(), b, c); err != nil {
+		return 0, st.failure()
+	}
+	return len(b), nil
 }
 
 // failure is why nothing more can be read or written.

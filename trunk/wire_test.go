@@ -23,10 +23,12 @@ func TestBytesOnTheWireNeverChange(t *testing.T) {
 	out.Write(frame)
 	muxFrame(frame).putData(3, 5)
 	out.Write(frame)
+	header{kind: kindAsk, length: 3, offset: 5}.put(frame)
+	out.Write(frame)
 	out.Write(appendControl(nil, ctlReclaim, 3, leastWindow))
 	const golden = "0101000102030405060708090a0b0c0d0e0f00000007010203040506070800000e10" +
 		"010400000000000000090000003c" + "010000030000000000000005" + "020000000000010000000000" + "01000000030000000000002104" +
-		"0103000102030405060708090a0b0c0d0e0f00000007010203040506070800000e10" + "030000000000000000002108" + "000000000000000300000005" +
+		"0103000102030405060708090a0b0c0d0e0f00000007010203040506070800000e10" + "030000000000000000002108" + "000000000000000300000005" + "040000030000000000000005" +
 		"05000000030000000000001000"
 	if got := hex.EncodeToString(out.Bytes()); got != golden {
 		t.Errorf("got  %s\nwant %s", got, golden)
@@ -39,6 +41,7 @@ func FuzzWire(f *testing.F) {
 	f.Add(make([]byte, helloSize))
 	f.Add([]byte{1, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5})
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5})
+	f.Add([]byte{4, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if h, err := readHello(bytes.NewReader(in)); err == nil && h.survive < maxSurvive {
 			var out bytes.Buffer

@@ -1,0 +1,213 @@
+package registry
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+
+	"p2ptun/proto"
+)
+
+// trunkEnd is a memEnd that is written to in frames, and pushes what comes.
+type trunkEnd struct {
+	*memEnd
+	frame []byte
+	sizes []int // of the frames that were sent
+
+	mu     sync.Mutex
+	change sync.Cond
+	waits  bool
+	to     func([]byte) int
+	pushed int // bytes that went that way
+	data   []byte
+	lent   int
+	err    error
+}
+
+var _ interface {
+	Pusher
+	Framer
+} = (*trunkEnd)(nil)
+
+func newTrunkEnd(e *memEnd) *trunkEnd {
+	t := &trunkEnd{memEnd: e, frame: make([]byte, 1000)}
+	t.change.L = &t.mu
+	return t
+}
+
+func (t *trunkEnd) Frame() []byte { return t.frame }
+
+func (t *trunkEnd) Send(n int) (int, error) {
+	if n == 0 {
+		return 0, nil
+	}
+	t.sizes = append(t.sizes, n)
+	return t.Write(t.frame[:n])
+}
+
+func (t *trunkEnd) Push(to func([]byte) int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.to = to
+}
+
+func (t *trunkEnd) Lend(most int) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.waits = true; len(t.data) == 0 && t.err == nil; {
+		t.change.Wait()
+	}
+	t.waits = false
+	if len(t.data) == 0 {
+		return nil, t.err
+	}
+	t.lent = min(most, len(t.data))
+	return t.data[:t.lent], nil
+}
+
+func (t *trunkEnd) Return() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.data = t.data[t.lent:]
+}
+
+// comes is a frame from the peer.
+func (t *trunkEnd) comes(b []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	took := 0
+	if t.waits && t.to != nil && len(t.data) == 0 {
+		took = t.to(b)
+		t.pushed += took
+	}
+	t.data = append(t.data, b[took:]...)
+	t.change.Broadcast()
+}
+
+func (t *trunkEnd) ends(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.err = err
+	t.change.Broadcast()
+}
+
+// isTaken says that nothing waits to be taken.
+func (t *trunkEnd) isTaken() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.data) == 0
+}
+
+func (t *trunkEnd) Reset(code proto.Code) error {
+	t.ends(&ResetError{Code: code})
+	return t.memEnd.Reset(code)
+}
+
+// tcpAndTrunk pipes a TCP connection to an end of a trunk.
+func (g *rig) tcpAndTrunk(bound int) (client *net.TCPConn, peer *memEnd, remote *trunkEnd) {
+	g.Helper()
+	client, local := tcpPair(g)
+	peer, inner := memPair(bound)
+	remote = newTrunkEnd(inner)
+	g.pipe(connEndOf(g, local), remote)
+	return client, peer, remote
+}
+
+func TestWhatComesIsPushedInItsOrder(t *testing.T) {
+	g := newRig(t)
+	client, _, remote := g.tcpAndTrunk(1 << 20)
+	want := pattern(8 << 20) // more than the sockets hold
+	done := background(func() error {
+		for b := range slices.Chunk(want, 5000) {
+			remote.comes(b)
+		}
+		remote.ends(io.EOF)
+		return nil
+	})
+	got, err := io.ReadAll(client)
+	must(t, err)
+	must(t, <-done)
+	must(t, client.CloseWrite())
+	g.drained()
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, not those", len(got))
+	}
+	if n := g.bytesIn.Load(); n != int64(len(want)) {
+		t.Errorf("counted %d", n)
+	}
+	if remote.pushed == 0 || remote.pushed == len(want) {
+		t.Errorf("%d bytes were pushed: both ways are to be seen", remote.pushed)
+	}
+}
+
+// A RST that the push hears of, and nobody else.
+func TestRSTThatAPushHearsOfIsNoEnd(t *testing.T) {
+	for range 200 {
+		g := newRig(t)
+		client, _, remote := g.tcpAndTrunk(1 << 20)
+		pouring := background(func() error {
+			for block := make([]byte, 32<<10); len(remote.codes()) == 0; {
+				if remote.isTaken() {
+					remote.comes(block)
+				}
+			}
+			return nil
+		})
+		readN(t, client, 100_000)
+		rst(t, client)
+		<-pouring
+		g.drained()
+		if remote.halfCloses != 0 || !slices.Equal(remote.codes(), []proto.Code{proto.CodeReset}) {
+			t.Fatalf("remote saw %d half-closes and resets %v", remote.halfCloses, remote.codes())
+		}
+	}
+}
+
+func TestBytesGoInFrames(t *testing.T) {
+	g := newRig(t)
+	client, peer, remote := g.tcpAndTrunk(1 << 20)
+	want := pattern(100_000)
+	must(t, writeOf(client, want)())
+	must(t, client.CloseWrite())
+	got, err := io.ReadAll(peer)
+	must(t, err)
+	remote.ends(io.EOF)
+	g.drained()
+	if !bytes.Equal(got, want) || g.bytesOut.Load() != int64(len(want)) {
+		t.Errorf("%d bytes, counted %d", len(got), g.bytesOut.Load())
+	}
+	if len(remote.sizes) > len(want)/len(remote.frame)+10 {
+		t.Errorf("%d frames", len(remote.sizes))
+	}
+}
+
+// A rate holds frames and pushes back as it does all else, also where it is set
+// in the middle.
+func TestARateHoldsATrunkBack(t *testing.T) {
+	g := newRig(t)
+	client, local := tcpPair(t)
+	_, inner := memPair(1 << 20)
+	remote := newTrunkEnd(inner)
+	throttle := g.entry.Throttle("peer", func() int64 { return 0 })
+	must(t, g.Pipe(g.entry, &Stream{Peer: "peer", Throttle: throttle}, connEndOf(t, local), remote))
+	remote.comes(make([]byte, 5000))
+	readN(t, client, 5000)
+	g.entry.SetPeerRates(func(string) int64 { return 1000 })
+	const more = 2 * leastBurst // than a bucket holds
+	remote.comes(make([]byte, more))
+	must(t, writeOf(client, make([]byte, more))())
+	eventually(t, func() bool { return throttle.of.peersSlowed.text(LimitPeerRate) != "" })
+	if in, out := g.bytesIn.Load(), g.bytesOut.Load(); in >= 5000+more || out >= more {
+		t.Errorf("%d bytes in, %d out", in, out)
+	}
+	if err := remote.Reset(proto.CodeReset); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.Copy(io.Discard, client); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("the reset comes out as %v", err)
+	}
+}

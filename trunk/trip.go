@@ -1,0 +1,38 @@
+package trunk
+
+import "time"
+
+// trip measures how long a link takes from a byte to its ack: one at a time.
+type trip struct {
+	offset      uint64 // whose ack ends it; 0 while none is under way
+	began       time.Time
+	old         bool          // it began before forget
+	least, last time.Duration // 0 for none
+}
+
+func (t *trip) begin(offset uint64) {
+	if t.offset == 0 {
+		t.offset, t.began, t.old = offset, time.Now(), false
+	}
+}
+
+func (t *trip) end(acked uint64) {
+	if t.offset == 0 || acked < t.offset {
+		return
+	}
+	took := time.Since(t.began)
+	if t.least == 0 || took < t.least {
+		t.least = took
+	}
+	if !t.old {
+		t.last = took
+	}
+	t.offset = 0
+}
+
+// forget drops the last: more is under way from now on.
+func (t *trip) forget() { t.last, t.old = 0, true }
+
+// isShort says that no more waits on the way than the way itself holds: the
+// last round trip took at most twice as long as the quickest.
+func (t *trip) isShort() bool { return t.last > 0 && t.last <= 2*t.least }

@@ -1,0 +1,116 @@
+package trunk
+
+import (
+	"encoding/binary"
+	"io"
+	"sync"
+	"testing"
+	"time"
+)
+
+const poured = 3 * time.Second
+
+// slowPeer reads frames from a link at a rate and acknowledges what asks for
+// it, one way of a path later.
+type slowPeer struct {
+	*fakeLink
+	rate  int // bytes a second; 0: at once
+	delay time.Duration
+}
+
+func (p *slowPeer) serve() {
+	head := make([]byte, headerSize)
+	for {
+		if _, err := io.ReadFull(p.fakeLink, head); err != nil {
+			return
+		}
+		n := int(binary.BigEndian.Uint32(head) & 0xffffff)
+		if p.rate > 0 {
+			time.Sleep(time.Duration(n) * time.Second / time.Duration(p.rate))
+		}
+		if _, err := io.CopyN(io.Discard, p.fakeLink, int64(n)); err != nil {
+			return
+		}
+		if head[0] != kindAsk {
+			continue
+		}
+		ack := make([]byte, headerSize)
+		header{kind: kindAck, offset: binary.BigEndian.Uint64(head[4:]) + uint64(n)}.put(ack)
+		time.AfterFunc(p.delay, func() { _, _ = p.Write(ack) })
+	}
+}
+
+// historyAfter pours into a pipe whose peer is so, and gives how
+// long its history may be then, and how much went.
+func historyAfter(t *testing.T, rate int, delay time.Duration) (limit int, sent uint64) {
+	t.Helper()
+	bubble(t, func(t *testing.T) {
+		p := newPipe(NewBudget(DefaultBudget).part(trunkBudget), func(*attachment, error) {})
+		client, server := newFakeLink(-1, -1, false)
+		var peer sync.WaitGroup
+		peer.Go((&slowPeer{fakeLink: server, rate: rate, delay: delay}).serve)
+		_, _, err := p.attach(client, 0, 0)
+		must(t, err)
+		go func() { _, _ = p.Read(make([]byte, 1)) }() // the acks
+		go func() {
+			block := make([]byte, maxBody)
+			for p.admit(len(block), nil) && p.send(3, block, nil) == nil {
+			}
+		}()
+		time.Sleep(poured)
+		p.mu.Lock()
+		limit, sent = p.limit, p.acked
+		p.mu.Unlock()
+		p.end(0)
+		server.Reset()
+		peer.Wait()
+	})
+	return limit, sent
+}
+
+// TestALongPathIsNotHeldBack: 100 ms at 1 Gbit/s need more than 12 MB.
+func TestALongPathIsNotHeldBack(t *testing.T) {
+	const gigabit = 125_000_000
+	limit, sent := historyAfter(t, gigabit, 100*time.Millisecond)
+	if limit < 12_500_000 || sent < gigabit {
+		t.Errorf("the history grew to %d bytes, and %d MB went in %s", limit, sent/1e6, poured)
+	}
+}
+
+// TestAQueueIsNotMadeLonger: on a short path more would only wait on the way,
+// and all that comes after it as long.
+func TestAQueueIsNotMadeLonger(t *testing.T) {
+	const rate = 50_000_000
+	limit, sent := historyAfter(t, rate, 200*time.Microsecond)
+	if limit > 2*historyFree || sent < 2*rate {
+		t.Errorf("the history grew to %d bytes, and %d MB went in %s", limit, sent/1e6, poured)
+	}
+}
+
+// TestWhatAsksIsAcknowledgedAtOnce, and what does not later.
+func TestWhatAsksIsAcknowledgedAtOnce(t *testing.T) {
+	for kind, want := range map[byte]time.Duration{kindAsk: 0, kindData: ackLate} {
+		bubble(t, func(t *testing.T) {
+			p := newPipe(NewBudget(DefaultBudget).part(trunkBudget), func(*attachment, error) {})
+			link, peer := newFakeLink(-1, -1, false)
+			_, _, err := p.attach(link, 0, 0)
+			must(t, err)
+			go func() {
+				for err := error(nil); err == nil; {
+					_, err = p.Read(make([]byte, 10))
+				}
+			}()
+			began := time.Now()
+			head := make([]byte, headerSize)
+			header{kind: kind, length: 1}.put(head)
+			_, _ = peer.Write(append(head, 'x'))
+			_, err = io.ReadFull(peer, head)
+			must(t, err)
+			if h, _ := parseHeader(head); h.kind != kindAck || h.offset != 1 || time.Since(began) != want {
+				t.Errorf("%+v after %s", h, time.Since(began))
+			}
+			p.end(0)
+			peer.Reset()
+		})
+	}
+}
