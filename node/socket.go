@@ -19,6 +19,11 @@ import (
 // wait behind what is queued.
 const unackedLimit = 7 * time.Second
 
+// congestionControl is the algorithm of TCP connections where the kernel offers
+// it to us: it takes no loss for a full path, as the usual ones do
+// (draft-ietf-ccwg-bbr).
+const congestionControl = "bbr"
+
 // newTCP is libp2p's TCP transport over sockets with our options.
 func newTCP(u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (transport.Transport, error) {
 	return tcp.NewTCPTransport(socketUpgrader{u}, rcmgr, shared)
@@ -56,5 +61,8 @@ func setOptions(c manet.Conn) {
 	if err != nil {
 		return
 	}
-	_ = raw.Control(func(fd uintptr) { setUnackedLimit(fd, unackedLimit) })
+	_ = raw.Control(func(fd uintptr) {
+		setUnackedLimit(fd, unackedLimit)
+		setCongestionControl(fd, congestionControl)
+	})
 }

@@ -4,4 +4,6 @@ package node
 
 import "time"
 
+func setCongestionControl(uintptr, string) {}
+
 func setUnackedLimit(uintptr, time.Duration) {}
