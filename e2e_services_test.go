@@ -185,6 +185,16 @@ func exchange(c net.Conn, sent []byte) error {
 	return err
 }
 
+// raiseFileLimit gives the programs that are started from now on so many open
+// files, where that is allowed, and says how many they may have.
+func raiseFileLimit(t testing.TB, want uint64) uint64 {
+	t.Helper()
+	if now := fileLimit(t); now < want {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: want, Max: want})
+	}
+	return fileLimit(t)
+}
+
 // fileLimit is how many files one process may have open at most.
 func fileLimit(t testing.TB) uint64 {
 	t.Helper()

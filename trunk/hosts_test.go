@@ -3,6 +3,7 @@ package trunk
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"hash"
 	"io"
 	"math/rand/v2"
@@ -437,3 +438,46 @@ func TestAThousandStreamsShareOneConnectionOfQUIC(t *testing.T) {
 		t.Errorf("%d links", n)
 	}
 }
+
+// Without a socket for each, of which a process may not have as many: every one
+// is there at once, and carries bytes of its own.
+func TestTwentyThousandStreamsShareOneConnectionOfTCP(t *testing.T) {
+	const streams = 20_000
+	came := make(chan *Stream, streams)
+	w := newHostWorld(t, onTCP, func(st *Stream) { came <- st }, directly)
+	ours, theirs := make([]*Stream, streams), make([]*Stream, streams)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	for i := range ours {
+		st, err := w.Open(ctx)
+		must(t, err)
+		ours[i] = st
+		_, err = st.Write(wordOf(i))
+		must(t, err)
+	}
+	for i := range theirs {
+		theirs[i] = <-came
+	}
+	for _, st := range theirs { // all are there
+		word := make([]byte, len(wordOf(0)))
+		_, err := io.ReadFull(st, word)
+		must(t, err)
+		_, err = st.Write(append(word, word...))
+		must(t, err)
+		must(t, st.CloseWrite())
+	}
+	for i, st := range ours {
+		must(t, st.CloseWrite())
+		if got, err := io.ReadAll(st); err != nil || string(got) != string(append(wordOf(i), wordOf(i)...)) {
+			t.Fatalf("stream %d of %d gives %q: %v", i, streams, got, err)
+		}
+		_ = st.Close()
+		_ = theirs[i].Close()
+	}
+	if n := w.dials.Load(); n != 1 {
+		t.Errorf("%d links", n)
+	}
+}
+
+// wordOf is what the i-th stream says.
+func wordOf(i int) []byte { return fmt.Appendf(nil, "this is %5d", i) }
