@@ -284,6 +284,25 @@ func (o *outgoing) hasNone(a *attachment) bool {
 	return true
 }
 
+// whileLinked gives a context that ends after limit, and with the link that
+// there is: then a resume is to come, which waits for nothing else. Call stop.
+func (o *outgoing) whileLinked(ctx context.Context, limit time.Duration) (of context.Context, stop func()) {
+	of, cancel := context.WithTimeout(ctx, limit)
+	gone := o.pipe.lastGone()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-gone:
+			cancel()
+		case <-of.Done():
+		}
+	})
+	return of, func() {
+		cancel()
+		watching.Wait()
+	}
+}
+
 func isClosed(ch <-chan struct{}) bool {
 	select {
 	case <-ch:
@@ -449,8 +468,8 @@ func (c *Client) Move(ctx context.Context) error {
 	if o == nil || !isClosed(o.isLinked()) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, moveLimit)
-	defer cancel()
+	ctx, stop := o.whileLinked(ctx, moveLimit)
+	defer stop()
 	from := o.pipe.path()
 	replayed, err := c.join(ctx, o, hello{resume: true, move: true})
 	if errors.Is(err, errNoBetter) {

@@ -154,6 +154,13 @@ func (p *pipe) isNewest(a *attachment) bool {
 	return p.newest == a
 }
 
+// lastGone is closed when the newest link is let go.
+func (p *pipe) lastGone() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.newest.gone
+}
+
 // letGo drops the link, after a last frame if there is one to say. Call it with
 // mu held.
 func (p *pipe) letGo(last *header) {

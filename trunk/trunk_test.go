@@ -137,6 +137,35 @@ func TestAResetComesOutWithItsCode(t *testing.T) {
 	}
 }
 
+// TestAMoveThatHangsDelaysNoResume: the link is lost that it would leave.
+func TestAMoveThatHangsDelaysNoResume(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newFakeWorld(plan{}, converse)
+		defer w.close()
+		st, err := w.openSoon(t.Context())
+		must(t, err)
+		hangs := make(chan struct{})
+		w.Client.Dial = func(ctx context.Context) (Link, error) {
+			w.Client.Dial = w.dial // the next is a resume's: one at a time
+			close(hangs)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		moved := make(chan error, 1)
+		go func() { moved <- w.Move(t.Context()) }()
+		<-hangs
+		began := time.Now()
+		w.cut()
+		must(t, wantEchoed(st))
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the connection went on after %s", took)
+		}
+		if err := <-moved; err == nil {
+			t.Error("the move passes for done")
+		}
+	})
+}
+
 // A right that is taken away ends the trunk, and no resume goes around that,
 // neither of a linked one nor of one that has just lost its link.
 func TestNoResumeGoesAroundARevocation(t *testing.T) {
