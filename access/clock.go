@@ -46,7 +46,7 @@ func (e *ClockError) Error() string {
 
 // Hint is what mends it.
 func (e *ClockError) Hint() string {
-	return "set the clock; if it is right now, and was wrong before: rm " + e.Path
+	return "set the clock; if it is right now, and was wrong before: rm " + proto.ShellQuote(e.Path)
 }
 
 func clockPath(rules string) string { return rules + ".seen" }
@@ -81,7 +81,7 @@ type clockFileError struct{ path, reason string }
 func (e *clockFileError) Error() string { return e.path + ": " + e.reason }
 
 // Hint is what mends it.
-func (e *clockFileError) Hint() string { return "rm " + e.path }
+func (e *clockFileError) Hint() string { return "rm " + proto.ShellQuote(e.path) }
 
 func newClock(path string) (clock, error) {
 	seen, err := readClock(path)

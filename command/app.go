@@ -135,7 +135,7 @@ func (t *tool) self() string {
 	if t.home == "" || t.home == os.Getenv("P2PTUN_HOME") {
 		return "p2ptun"
 	}
-	return "p2ptun --home " + shellQuote(t.home)
+	return "p2ptun --home " + proto.ShellQuote(t.home)
 }
 
 // owner gives a client of the running node, or exit code 7.
@@ -165,7 +165,7 @@ func network(name string) (string, error) {
 		return name, nil
 	}
 	if _, err := os.Stat(name); err != nil {
-		return "", usageHint("network "+shellQuote(name)+" is none of public, lan, none, nor a file", "--network lan")
+		return "", usageHint("network "+proto.ShellQuote(name)+" is none of public, lan, none, nor a file", "--network lan")
 	}
 	path, err := filepath.Abs(name)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/urfave/cli/v2"
 	"github.com/xrash/smetrics"
+
+	"p2ptun/proto"
 )
 
 // reorder puts flags before arguments, as urfave/cli needs them: it takes
@@ -183,9 +185,9 @@ func unknownCommand(path []string, typed string, commands []*cli.Command) error 
 		}
 	}
 	if best == "" {
-		return usageHint("unknown command "+shellQuote(typed), helpFor(path))
+		return usageHint("unknown command "+proto.ShellQuote(typed), helpFor(path))
 	}
-	return usageHint("unknown command "+shellQuote(typed), strings.Join(append(append([]string{"p2ptun"}, path...), best), " "))
+	return usageHint("unknown command "+proto.ShellQuote(typed), strings.Join(append(append([]string{"p2ptun"}, path...), best), " "))
 }
 
 // wantArgs checks the number of arguments.
@@ -211,13 +213,4 @@ func checkListenAddr(s string) error {
 		return usageHint("listen address "+s+": neither TCP nor QUIC", "--listen-addr /ip4/0.0.0.0/udp/4001/quic-v1")
 	}
 	return nil
-}
-
-// shellQuote quotes a word for a POSIX shell where it needs that.
-func shellQuote(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=+@%,"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

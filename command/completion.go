@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/urfave/cli/v2"
+
+	"p2ptun/proto"
 )
 
 // The scripts ask the program itself what may come next.
@@ -58,7 +60,7 @@ func (t *tool) completion(c *cli.Context) error {
 		script, ok = fish, true
 	}
 	if !ok {
-		return usageHint("no completion for "+shellQuote(shell), "p2ptun completion bash|zsh|fish|powershell")
+		return usageHint("no completion for "+proto.ShellQuote(shell), "p2ptun completion bash|zsh|fish|powershell")
 	}
 	_, err := fmt.Fprint(t.Out, script)
 	return err

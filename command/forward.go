@@ -115,7 +115,7 @@ func (t *tool) namedTunnel(c *cli.Context) (registry.Tunnel, error) {
 	}
 	if len(peers) == 0 {
 		return registry.Tunnel{}, usageHint("no PEER given: "+bind+" is an address to bind",
-			"p2ptun forward "+shellQuote(args[0])+" "+shellQuote(bind)+" PEER")
+			"p2ptun forward "+proto.ShellQuote(args[0])+" "+proto.ShellQuote(bind)+" PEER")
 	}
 	if err := t.typed(c).checkOrder(bind, peers); err != nil {
 		return registry.Tunnel{}, err

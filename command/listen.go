@@ -108,7 +108,7 @@ func (t *tool) parseProtocol(c *cli.Context, name string) (string, error) {
 	}
 	hint := "names look like ssh or /x/ssh"
 	if strings.HasPrefix(name, "/") {
-		hint = "p2ptun " + c.Command.Name + " /x" + shellQuote(name) + " …, or --allow-custom-protocol"
+		hint = "p2ptun " + c.Command.Name + " /x" + proto.ShellQuote(name) + " …, or --allow-custom-protocol"
 	}
 	return "", usageHint(err.Error(), hint)
 }
@@ -129,12 +129,12 @@ func defaultTarget(ctx context.Context, protocol string) (string, error) {
 	lower := strings.ToLower(name)
 	port, err := net.DefaultResolver.LookupPort(ctx, "tcp", lower)
 	if err != nil || port == 0 {
-		return "", usageHint(fmt.Sprintf("no TARGET given, and the system knows no port of the name %s", shellQuote(name)),
+		return "", usageHint(fmt.Sprintf("no TARGET given, and the system knows no port of the name %s", proto.ShellQuote(name)),
 			fmt.Sprintf("p2ptun listen %s 127.0.0.1:PORT", named(protocol)))
 	}
 	if name != lower {
 		return "", usageHint(fmt.Sprintf("no TARGET given, and the system's port is of the name %s: names are case-sensitive", lower),
-			"p2ptun listen "+shellQuote(strings.TrimPrefix(strings.TrimSuffix(protocol, name)+lower, proto.Namespace)))
+			"p2ptun listen "+proto.ShellQuote(strings.TrimPrefix(strings.TrimSuffix(protocol, name)+lower, proto.Namespace)))
 	}
 	return fmt.Sprint(port), nil
 }

@@ -95,4 +95,4 @@ func customFor(protocol string) string {
 }
 
 // named is a protocol as a command to paste has it.
-func named(protocol string) string { return shellQuote(protocol) + customFor(protocol) }
+func named(protocol string) string { return proto.ShellQuote(protocol) + customFor(protocol) }

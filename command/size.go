@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"p2ptun/proto"
 )
 
 // units of bytes: k, M and G are powers of 1000, Ki, Mi and Gi of 1024.
@@ -18,7 +20,7 @@ var units = map[string]float64{
 // 1MiB, each with or without /s. A small b would be bits and is refused, as is
 // a comma, which is a point to some and nothing to others.
 func parseRate(s string) (int64, error) {
-	bad := fmt.Errorf("%s is not a number of bytes a second", shellQuote(s))
+	bad := fmt.Errorf("%s is not a number of bytes a second", proto.ShellQuote(s))
 	text := strings.TrimSuffix(s, "/s")
 	number := strings.TrimRight(text, " kKmMgGiB")
 	unit := strings.TrimSpace(text[len(number):])
@@ -31,7 +33,7 @@ func parseRate(s string) (int64, error) {
 		return 0, bad
 	}
 	if value*factor < 1 {
-		return 0, fmt.Errorf("%s is less than a byte a second", shellQuote(s))
+		return 0, fmt.Errorf("%s is less than a byte a second", proto.ShellQuote(s))
 	}
 	return int64(value * factor), nil
 }
@@ -56,7 +58,7 @@ func countFlag(c *cli.Context, name string) (int, error) {
 	}
 	n, err := strconv.ParseUint(c.String(name), 10, 31)
 	if err != nil || n == 0 {
-		return 0, usageHint(fmt.Sprintf("flag --%s: %s is not a number above 0", name, shellQuote(c.String(name))), "--"+name+" 100")
+		return 0, usageHint(fmt.Sprintf("flag --%s: %s is not a number above 0", name, proto.ShellQuote(c.String(name))), "--"+name+" 100")
 	}
 	return int(n), nil
 }

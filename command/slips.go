@@ -44,7 +44,7 @@ func (t *tool) typed(c *cli.Context) typed {
 func (y typed) line(args ...string) string {
 	line := y.self + " " + y.command
 	for _, word := range append(args, y.flags...) {
-		line += " " + shellQuote(word)
+		line += " " + proto.ShellQuote(word)
 	}
 	return line
 }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/adrg/xdg"
 	"github.com/gofrs/flock"
+
+	"p2ptun/proto"
 )
 
 // Dir is a home directory. Its files are 0600, the directory is 0700.
@@ -77,7 +79,7 @@ type UnsafeError struct{ Path string }
 func (e *UnsafeError) Error() string { return fmt.Sprintf("others may write to %s", e.Path) }
 
 // Hint is the command that mends it.
-func (e *UnsafeError) Hint() string { return "chmod go-w " + e.Path }
+func (e *UnsafeError) Hint() string { return "chmod go-w " + proto.ShellQuote(e.Path) }
 
 // OthersMayWrite says whether the mode lets group or others write. Windows has
 // no such mode bits.

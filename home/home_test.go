@@ -55,6 +55,14 @@ func TestOpenRefusesADirectoryThatOthersMayWriteTo(t *testing.T) {
 	}
 }
 
+// The default home of macOS has a blank in its path.
+func TestCommandThatMendsAPathWithABlankCanBePasted(t *testing.T) {
+	const want = "chmod go-w '/Library/Application Support/p2ptun'"
+	if got := (&UnsafeError{Path: "/Library/Application Support/p2ptun"}).Hint(); got != want {
+		t.Errorf("hint %q, want %q", got, want)
+	}
+}
+
 func TestDefaultIsTheVariableOrTheDataDirectory(t *testing.T) {
 	t.Setenv("P2PTUN_HOME", "/some/home")
 	if got := Default(); got != "/some/home" {

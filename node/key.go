@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"p2ptun/home"
+	"p2ptun/proto"
 )
 
 // KeyError says that the identity key can't be used, and what to type.
@@ -65,7 +66,7 @@ func parseKey(path string, data []byte) (crypto.PrivKey, error) {
 		return nil, err
 	}
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return nil, &KeyError{path, errors.New("others may read or write it"), "chmod 600 " + path}
+		return nil, &KeyError{path, errors.New("others may read or write it"), "chmod 600 " + proto.ShellQuote(path)}
 	}
 	key, err := crypto.UnmarshalPrivateKey(data)
 	if err != nil {
@@ -75,7 +76,7 @@ func parseKey(path string, data []byte) (crypto.PrivKey, error) {
 }
 
 func keyHint(path string) string {
-	return "restore it from a backup; or, for a new peer ID: mv " + path + " " + path + ".broken"
+	return "restore it from a backup; or, for a new peer ID: mv " + proto.ShellQuote(path) + " " + proto.ShellQuote(path+".broken")
 }
 
 // PeerID is the peer ID of the identity key, made if there is none.

@@ -110,3 +110,12 @@ func Printable(s string, limit int) string {
 	}
 	return b.String()
 }
+
+// ShellQuote quotes a word for a POSIX shell where it needs that.
+func ShellQuote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=+@%,"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -122,6 +122,26 @@ func TestServiceNameIsTheLastWord(t *testing.T) {
 	}
 }
 
+func TestShellQuoteIsReadBackByAShell(t *testing.T) {
+	for word, want := range map[string]string{
+		"":             "''",
+		"/x/ssh":       "/x/ssh",
+		"a b":          "'a b'",
+		"it's":         `'it'\''s'`,
+		"$HOME":        "'$HOME'",
+		"a;b":          "'a;b'",
+		"~":            "'~'",
+		"a@b.c:1,2%3":  "a@b.c:1,2%3",
+		"naïve":        "'naïve'",
+		"/tmp/x\ny":    "'/tmp/x\ny'",
+		"unix:/a/b=c+": "unix:/a/b=c+",
+	} {
+		if got := ShellQuote(word); got != want {
+			t.Errorf("%q: %s, want %s", word, got, want)
+		}
+	}
+}
+
 func TestPrintableEscapesWhatATerminalObeysOrHides(t *testing.T) {
 	for _, c := range []struct {
 		in    string
