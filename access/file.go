@@ -106,6 +106,9 @@ type LineError struct {
 func (e *LineError) Error() string { return fmt.Sprintf("%s: line %d: %v", e.Path, e.Line, e.Err) }
 func (e *LineError) Unwrap() error { return e.Err }
 
+// Hint is what mends it.
+func (e *LineError) Hint() string { return fmt.Sprintf("edit line %d of %s", e.Line, e.Path) }
+
 // line is a line of the file as it stands, with what it says: one of these at
 // most.
 type line struct {

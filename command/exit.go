@@ -92,7 +92,6 @@ func (t *tool) explain(err error) *exitError {
 	if errors.As(err, &api) {
 		return t.explainAPI(api)
 	}
-	var line *access.LineError
 	var hinted interface{ Hint() string }
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -105,8 +104,6 @@ func (t *tool) explain(err error) *exitError {
 		return &exitError{exitUsage, err, t.self() + " peer ls"}
 	case errors.Is(err, access.ErrNoGroup):
 		return &exitError{exitFailure, err, t.self() + " access group add NAME PEER"}
-	case errors.As(err, &line):
-		return &exitError{exitFailure, err, fmt.Sprintf("edit line %d of %s", line.Line, line.Path)}
 	case errors.As(err, &hinted):
 		return &exitError{exitFailure, err, hinted.Hint()}
 	}

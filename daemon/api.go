@@ -316,7 +316,7 @@ func (s *Server) notWritten(rule access.Rule, err error) error {
 	return &Error{
 		Code:    CodeState,
 		Message: fmt.Sprintf("the denial holds, but only until this node ends, since it can't be written: %v", err),
-		Hint:    "make room or mend " + s.opts.Home.Access() + ", then type the same again",
+		Hint:    cmp.Or(hintOf(err), "make room or mend "+s.opts.Home.Access()) + ", then type the same again",
 	}
 }
 

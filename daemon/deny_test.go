@@ -35,6 +35,25 @@ func TestDenialThatCanNotBeWrittenHoldsAndIsSaid(t *testing.T) {
 	}
 }
 
+func TestDenialThatCanNotBeWrittenNamesTheCommandThatMendsTheFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(path string) error
+		hint  string
+	}{
+		"others may write": {func(path string) error { return os.Chmod(path, 0o620) }, "chmod go-w "},
+		"a broken line":    {func(path string) error { return os.WriteFile(path, []byte("# mine\nalow\n"), 0o600) }, "edit line 2 of "},
+	} {
+		dir := newHome(t)
+		must(t, access.Set(t.Context(), dir.Access(), access.Rule{Allow: true, Protocol: "/x/ssh", Peer: somebody}))
+		client, _ := own(t, dir)
+		must(t, c.spoil(dir.Access()))
+		err := client.SetRule(t.Context(), access.Rule{Protocol: "/x/ssh", Peer: somebody})
+		if want := c.hint + dir.Access() + ", then type the same again"; err == nil || asError(err).Hint != want {
+			t.Errorf("%s: %v, hint %q, want %q", name, err, asError(err).Hint, want)
+		}
+	}
+}
+
 func TestDeniedPeerIsNoQuestionToTheOwner(t *testing.T) {
 	dir := newHome(t)
 	must(t, access.Set(t.Context(), dir.Access(), access.Rule{Protocol: "/x/a", Peer: somebody}))

@@ -86,16 +86,7 @@ func failed(hint, format string, args ...any) []Step {
 
 // failedBy takes hint and text from an error.
 func failedBy(err error) []Step {
-	var hinted interface{ Hint() string }
-	var line *access.LineError
-	hint := ""
-	switch {
-	case errors.As(err, &line):
-		hint = fmt.Sprintf("edit line %d of %s", line.Line, line.Path)
-	case errors.As(err, &hinted):
-		hint = hinted.Hint()
-	}
-	return failed(hint, "%v", err)
+	return failed(hintOf(err), "%v", err)
 }
 
 // coded marks the failures of a peer.

@@ -72,12 +72,19 @@ func asError(err error) *Error {
 			break
 		}
 	}
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
-		e.Hint = hinted.Hint()
-		e.Code = CodeState
+	if hint := hintOf(err); hint != "" {
+		e.Hint, e.Code = hint, CodeState
 	}
 	return e
+}
+
+// hintOf is what mends an error, where it says so; else empty.
+func hintOf(err error) string {
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		return hinted.Hint()
+	}
+	return ""
 }
 
 func usage(message string) *Error { return &Error{Code: CodeUsage, Message: message} }
