@@ -50,13 +50,17 @@ type Table struct {
 	next    time.Time // when the next rule or invite is over; zero for never
 	lent    map[grant]int
 	open    map[string]int
-	// barred are denials that could not be written; they hold until the file
-	// says something else of the same than what is here.
+	// barred are denials, also of an @GROUP, that could not be written; they hold
+	// until the file says something else of the same than what is here.
 	barred map[grant]string
+	shut   map[grant]bool // what barred denies to each peer
 }
 
 // grant is what a rule is about.
 type grant struct{ protocol, peer string }
+
+// unread is what a file that can't be read says: it is not known.
+const unread = "?"
 
 // stamp tells one state of the file from another.
 type stamp struct {
@@ -107,9 +111,8 @@ func (t *Table) Denied(peer, protocol string) bool {
 
 // denied is Denied, with mu held.
 func (t *Table) denied(g grant) bool {
-	_, barred := t.barred[g]
 	rule, ruled := t.rules[g]
-	return barred || ruled && !rule.Allow && !rule.expired(t.now())
+	return t.shut[g] || ruled && !rule.Allow && !rule.expired(t.now())
 }
 
 // Known says whether the peer is let in anywhere: such a peer may hold more
@@ -374,7 +377,7 @@ func (t *Table) setClock(c clock, err error) {
 func (t *Table) unbar(said content) {
 	now := said.about(t.barred)
 	for g, old := range t.barred {
-		if t.barred[g] = now[g]; now[g] != "" && now[g] != old {
+		if t.barred[g] = now[g]; old != unread && now[g] != "" && now[g] != old {
 			delete(t.barred, g)
 		}
 	}
@@ -387,15 +390,19 @@ func mayPass(err error) bool {
 	return err != nil && !errors.As(err, new(*LineError)) && !errors.As(err, new(*home.UnsafeError))
 }
 
-// Bar denies a protocol to a peer in memory alone: where a denial can't be
-// written, it must hold all the same, until the file says something of the
-// same or the process ends. Errors: more than 10,000 of them.
-func (t *Table) Bar(peer, protocol string) error {
+// Bar denies a protocol to a peer, or an @GROUP, in memory alone: where a denial
+// can't be written, it must hold all the same, until the file says something of
+// the same, or Lift, or the end of the process. Errors: more than 10,000 of them,
+// or 100,000 with groups counted for each peer.
+func (t *Table) Bar(subject, protocol string) error {
+	g := grant{protocol, subject}
 	t.mu.Lock()
-	full := len(t.barred) >= maxRules
+	full := len(t.barred) >= maxRules || len(t.shut)+len(t.said.peersOf(Rule{Peer: subject})) > maxExpanded
 	if !full {
-		g := grant{protocol, peer}
-		t.barred[g] = t.said.about(map[grant]string{g: ""})[g]
+		t.barred[g] = unread
+		if t.err == nil {
+			t.barred[g] = t.said.about(t.barred)[g]
+		}
 		t.index()
 	}
 	t.mu.Unlock()
@@ -406,10 +413,35 @@ func (t *Table) Bar(peer, protocol string) error {
 	return nil
 }
 
+// Lift ends what Bar began, since the file has a rule about the same now.
+func (t *Table) Lift(subject, protocol string) {
+	g := grant{protocol, subject}
+	t.mu.Lock()
+	_, barred := t.barred[g]
+	delete(t.barred, g)
+	t.index()
+	t.mu.Unlock()
+	if barred {
+		t.changed()
+	}
+}
+
+// shutOut spreads barred over the peers of its groups. Call it with mu held.
+func (t *Table) shutOut() map[grant]bool {
+	shut := map[grant]bool{}
+	for g := range t.barred {
+		for _, peer := range t.said.peersOf(Rule{Peer: g.peer}) {
+			shut[grant{g.protocol, peer}] = true
+		}
+	}
+	return shut
+}
+
 // index makes anew what is derived from the rules and from what is lent. Call it
 // with mu held.
 func (t *Table) index() {
 	now := t.now()
+	t.shut = t.shutOut()
 	t.known, t.next = map[string]int{}, time.Time{}
 	for g, r := range t.rules {
 		if r.expired(now) {

@@ -101,8 +101,8 @@ func (c *content) table(now time.Time) map[grant]Rule {
 	return rules
 }
 
-// about is what is said of some grants, be it over or not; nothing of those
-// that no rule is about.
+// about is what is said of some grants, those of an @GROUP too, be it over or
+// not; nothing of those that no rule is about.
 func (c *content) about(grants map[grant]string) map[grant]string {
 	said := map[grant]string{}
 	note := func(r Rule, peer string) {
@@ -114,6 +114,9 @@ func (c *content) about(grants map[grant]string) map[grant]string {
 	for _, r := range c.rules {
 		for _, peer := range c.peersOf(r) {
 			note(r, peer)
+		}
+		if _, ok := r.isGroup(); ok {
+			note(r, r.Peer)
 		}
 	}
 	for _, i := range c.invites {

@@ -139,3 +139,62 @@ func TestADenialThatCannotBeWrittenHoldsUntilTheFileSaysMore(t *testing.T) {
 	r.Reload()
 	r.want(t, alice, "/x/ssh", true)
 }
+
+func TestADenialOfAGroupThatCannotBeWrittenHoldsForItsPeers(t *testing.T) {
+	const allow = "allow ssh @family\nallow ssh " + bob + "\nallow web @family\n"
+	r := newRig(t, allow+"group family "+alice+"\n")
+	defer r.Lend("/x/ssh", []string{alice}, false)()
+	i := invite(t, r.path, "/x/ssh", 1)
+	r.Reload()
+	told := r.changes.Load()
+	if err := r.Bar("@family", "/x/ssh"); err != nil || r.changes.Load() == told {
+		t.Fatalf("%v, a change was told: %v", err, r.changes.Load() > told)
+	}
+	r.want(t, alice, "/x/ssh", false)
+	r.want(t, alice, "/x/web", true)
+	r.want(t, bob, "/x/ssh", true)
+	wantRefused(t, r.Table, alice, i, ErrInviteUnknown)
+	write(t, r.path, "# once more\n"+allow+"group family "+alice+" "+bob+"\n") // nothing new of the group's rule
+	r.Reload()
+	r.want(t, alice, "/x/ssh", false)
+	r.want(t, bob, "/x/ssh", false)
+	write(t, r.path, "deny ssh @family\ngroup family "+alice+"\n")
+	r.Reload()
+	write(t, r.path, allow+"group family "+alice+"\n")
+	r.Reload()
+	r.want(t, alice, "/x/ssh", true)
+}
+
+// What the file says is not known while it is broken: that it said so before is
+// no news once it is mended.
+func TestADenialWhileTheFileIsBrokenHoldsOnceItIsMended(t *testing.T) {
+	for who, rule := range map[string]string{alice: "allow ssh " + alice, "@family": "allow ssh @family"} {
+		mended := "group family " + alice + "\n" + rule + "\n"
+		r := newRig(t, mended+"alow\n")
+		if err := r.Bar(who, "/x/ssh"); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			write(t, r.path, mended)
+			r.Reload()
+			r.want(t, alice, "/x/ssh", false)
+		}
+		write(t, r.path, mended+rule+" max-streams=1\n")
+		r.Reload()
+		r.want(t, alice, "/x/ssh", true)
+	}
+}
+
+func TestARuleThatIsWrittenLiftsADenialInMemory(t *testing.T) {
+	for who, other := range map[string]string{alice: "@family", "@family": alice} {
+		r := newRig(t, "group family "+alice+"\nallow ssh "+alice+"\nallow ssh @family\n")
+		if err := r.Bar(who, "/x/ssh"); err != nil {
+			t.Fatal(err)
+		}
+		r.Lift(other, "/x/ssh")
+		r.Lift(who, "/x/web")
+		r.want(t, alice, "/x/ssh", false)
+		r.Lift(who, "/x/ssh")
+		r.want(t, alice, "/x/ssh", true)
+	}
+}

@@ -286,7 +286,21 @@ func (s *Server) postAccess(w http.ResponseWriter, r *http.Request) error {
 		return s.notWritten(rule, err)
 	}
 	s.access.Reload()
-	return reply(w, rule, s.access.Err())
+	s.access.Lift(rule.Peer, rule.Protocol)
+	return reply(w, rule, cmp.Or(s.access.Err(), s.stillDenied(rule)))
+}
+
+// stillDenied: a group's denial that could not be written is not in the file,
+// where access.Set looks for what beats a rule.
+func (s *Server) stillDenied(rule access.Rule) error {
+	if !rule.Allow || !s.access.Denied(rule.Peer, rule.Protocol) {
+		return nil
+	}
+	return &Error{
+		Code:    CodeState,
+		Message: "the rule is written, but a group that the peer is in is denied until this node ends, and a denial wins",
+		Hint:    fmt.Sprintf("p2ptun deny %[1]s @GROUP writes that down; p2ptun allow %[1]s @GROUP ends it", proto.ShellQuote(rule.Protocol)),
+	}
 }
 
 // lend lets a peer in for as long as a tunnel lives.
@@ -305,9 +319,10 @@ func (s *Server) lend(tunnel string, rule access.Rule) error {
 	return nil
 }
 
-// notWritten: a denial holds all the same, for as long as this process lives.
+// notWritten: a denial holds all the same, for as long as this process lives; of a
+// group that is not there it is a mistake.
 func (s *Server) notWritten(rule access.Rule, err error) error {
-	if rule.Allow || strings.HasPrefix(rule.Peer, "@") {
+	if rule.Allow || errors.Is(err, access.ErrNoGroup) {
 		return err
 	}
 	if barErr := s.access.Bar(rule.Peer, rule.Protocol); barErr != nil {

@@ -6,18 +6,29 @@ import (
 	"testing"
 
 	"p2ptun/access"
+	"p2ptun/home"
 	"p2ptun/registry"
 )
 
 const somebody = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
 
-// A directory where the file's lock belongs stands for a full disk: nothing
-// can be written.
+// fill puts a directory where the file's lock belongs, which stands for a full
+// disk: nothing can be written. empty makes room again.
+func fill(t testing.TB, dir home.Dir) {
+	t.Helper()
+	must(t, os.Remove(dir.Access()+".lock"))
+	must(t, os.Mkdir(dir.Access()+".lock", 0o700))
+}
+
+func empty(t testing.TB, dir home.Dir) {
+	t.Helper()
+	must(t, os.Remove(dir.Access()+".lock"))
+}
+
 func TestDenialThatCanNotBeWrittenHoldsAndIsSaid(t *testing.T) {
 	dir := newHome(t)
 	must(t, access.Set(t.Context(), dir.Access(), access.Rule{Allow: true, Protocol: "/x/ssh", Peer: somebody}))
-	must(t, os.Remove(dir.Access()+".lock"))
-	must(t, os.Mkdir(dir.Access()+".lock", 0o700))
+	fill(t, dir)
 	client, server := own(t, dir)
 	if !server.access.Allowed(somebody, "/x/ssh") {
 		t.Fatal("not allowed to begin with")
@@ -32,6 +43,54 @@ func TestDenialThatCanNotBeWrittenHoldsAndIsSaid(t *testing.T) {
 	err = client.SetRule(t.Context(), access.Rule{Allow: true, Protocol: "/x/web", Peer: somebody})
 	if err == nil || server.access.Allowed(somebody, "/x/web") {
 		t.Errorf("an allowance that is not written holds, %v", err)
+	}
+}
+
+func TestDenialOfAGroupThatCanNotBeWrittenHoldsAndIsSaid(t *testing.T) {
+	dir := newHome(t)
+	must(t, access.AddToGroup(t.Context(), dir.Access(), "family", []string{somebody}))
+	must(t, access.Set(t.Context(), dir.Access(), access.Rule{Allow: true, Protocol: "/x/ssh", Peer: "@family"}))
+	client, server := own(t, dir)
+	fill(t, dir)
+	deny := access.Rule{Protocol: "/x/ssh", Peer: "@family"}
+	if err := client.SetRule(t.Context(), deny); err == nil || !strings.Contains(err.Error(), "the denial holds, but only until this node ends") {
+		t.Errorf("the answer is %v", err)
+	}
+	if server.access.Allowed(somebody, "/x/ssh") {
+		t.Error("still allowed")
+	}
+	empty(t, dir)
+	err := client.SetRule(t.Context(), access.Rule{Allow: true, Protocol: "/x/ssh", Peer: somebody})
+	if err == nil || !strings.Contains(err.Error(), "a denial wins") || server.access.Allowed(somebody, "/x/ssh") {
+		t.Errorf("one of the group: %v", err)
+	}
+	must(t, client.SetRule(t.Context(), access.Rule{Allow: true, Protocol: "/x/ssh", Peer: "@family"})) // as the file says
+	if !server.access.Allowed(somebody, "/x/ssh") {
+		t.Error("the group is not let in again")
+	}
+}
+
+func TestDenialOfAGroupThatIsNotThereIsNone(t *testing.T) {
+	client, _ := own(t, newHome(t))
+	err := client.SetRule(t.Context(), access.Rule{Protocol: "/x/ssh", Peer: "@familly"})
+	if err == nil || asError(err).Code != CodeNoGroup || strings.Contains(err.Error(), "holds") {
+		t.Errorf("the answer is %v", err)
+	}
+}
+
+func TestRuleThatIsWrittenEndsADenialThatWasNot(t *testing.T) {
+	dir := newHome(t)
+	allow := access.Rule{Allow: true, Protocol: "/x/ssh", Peer: somebody}
+	must(t, access.Set(t.Context(), dir.Access(), allow))
+	client, server := own(t, dir)
+	fill(t, dir)
+	if err := client.SetRule(t.Context(), access.Rule{Protocol: "/x/ssh", Peer: somebody}); err == nil {
+		t.Fatal("it is written")
+	}
+	empty(t, dir)
+	must(t, client.SetRule(t.Context(), allow)) // as the file says
+	if !server.access.Allowed(somebody, "/x/ssh") {
+		t.Error("the peer is not let in, and nothing says so")
 	}
 }
 

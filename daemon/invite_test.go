@@ -185,20 +185,18 @@ func TestQuestionerShowsItsInviteUntilItIsLetIn(t *testing.T) {
 	}
 }
 
-// A directory where the file's lock belongs stands for a full disk.
 func TestUseThatCanNotBeWrittenLetsNobodyIn(t *testing.T) {
 	dir := newHome(t)
 	client, s := own(t, dir)
 	made, err := client.Invite(t.Context(), InviteRequest{Protocol: "ssh"})
 	must(t, err)
-	must(t, os.Remove(dir.Access()+".lock"))
-	must(t, os.Mkdir(dir.Access()+".lock", 0o700))
+	fill(t, dir)
 	q, err := newQuestioner(asking(t, s), registry.Tunnel{Protocol: "/x/ssh", Invite: made.Text})
 	must(t, err)
 	if v, err := q.ask(t.Context(), s.node.ID(), "/x/ssh"); v != proto.Verdict_VERDICT_INVITE_LATER || err != nil {
 		t.Errorf("answered %s, %v", v, err)
 	}
-	must(t, os.Remove(dir.Access()+".lock"))
+	empty(t, dir)
 	if v, err := q.ask(t.Context(), s.node.ID(), "/x/ssh"); v != proto.Verdict_VERDICT_NO_SERVICE || err != nil {
 		t.Errorf("then answered %s, %v", v, err)
 	}
