@@ -117,7 +117,7 @@ func TestBrokenAccessFileRefusesEverybodyAndSaysSo(t *testing.T) {
 	edit(t, tun.service.access(), "allow "+testProtocol, "alow "+testProtocol)
 	tr.wantReset(t)
 	wantResetAtOnce(t, tun.forward)
-	tun.listen.waitFor(t, &tun.listen.err, `.*nobody is let in: .*access: line \d+: alow is none of allow, deny, group, invite, used`)
+	tun.listen.waitFor(t, &tun.listen.err, `.*nobody is let in: .*access: line \d+: alow is none of allow, deny, group, invite, used; hint: edit line \d+ of .*`)
 	if p := tun.service.start("access", "ls"); p.exit(t) != 1 || !strings.Contains(p.err.String(), "alow is none of allow, deny, group, invite, used") {
 		t.Errorf("access ls: exit code %d: %s", p.exit(t), p.err.String())
 	}

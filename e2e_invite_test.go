@@ -332,6 +332,18 @@ func forwardWithEnv(t testing.TB, n *node, invite string, args ...string) *forwa
 	return &forwarding{process: startFrom(t, "/bin/sh", "sh", append(all, args...)...)}
 }
 
+func TestInviteWaitsForABrokenRulesFileToBeMended(t *testing.T) {
+	service, client := newNode(t), newNode(t)
+	l, invite := startInviting(service, overTCP, serve(t, echoBack).addr())
+	edit(t, service.access(), "invite ", "allow oops\ninvite ")
+	l.saysOnStderr(t, "nobody is let in")
+	wantExit(t, beginForward(client, invite), 3, "the invite can't be redeemed just now", "it is not lost", "try again")
+	l.waitFor(t, &l.err, `p2ptun: refused `+client.id+`.*invite.*hint: edit line \d+ of `+service.access())
+	edit(t, service.access(), "allow oops\n", "")
+	l.waitFor(t, &l.err, "p2ptun: "+testProtocol+": ready")
+	wantOneEcho(t, startForward(client, invite))
+}
+
 func TestPingTakesAnInviteForItsPeer(t *testing.T) {
 	service, client := newNode(t), newNode(t)
 	_, invite := startInviting(service, overTCP, serve(t, echoBack).addr())

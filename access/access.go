@@ -37,10 +37,12 @@ type Table struct {
 	redeeming chan struct{} // holds one while an invite's use is written
 	loading   sync.Mutex    // held while the file is read and put in place
 
-	mu      sync.RWMutex
-	said    content
-	rules   map[grant]Rule     // what said makes at the time
-	invites map[string]*Invite // by ID; never written once they are here
+	mu    sync.RWMutex
+	said  content
+	rules map[grant]Rule // what said makes at the time
+	// invites are by ID; never written once they are here. Of a file that can't be
+	// read, they are there to be told from none, and let nobody in.
+	invites map[string]*Invite
 	clock   clock
 	noted   time.Time      // when the time was written down
 	known   map[string]int // peers with an allow rule, with the number of them
@@ -343,15 +345,18 @@ func (t *Table) loadOnce(final bool) (settled, tell bool) {
 	}
 	t.mu.Lock()
 	t.setClock(clock, clockErr)
-	rules := said.table(t.now())
+	rules, invites := said.table(t.now()), said.byID
 	if err != nil {
 		rules, said = nil, content{}
+		if invites == nil { // those that were known are not unknown now
+			invites = t.invites
+		}
 	}
 	if err == nil {
 		t.unbar(said)
 	}
 	again := passes && t.err != nil && t.err.Error() == err.Error()
-	t.stamp, t.retry, t.err, t.said, t.rules, t.invites = seen, passes, err, said, rules, said.byID
+	t.stamp, t.retry, t.err, t.said, t.rules, t.invites = seen, passes, err, said, rules, invites
 	t.index()
 	t.mu.Unlock()
 	return !passes, !again
@@ -471,6 +476,7 @@ func (t *Table) expect(until time.Time) {
 	}
 }
 
+// read gives what the file says; of one that has a mistake, only its invites.
 func read(path string) (content, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -488,7 +494,11 @@ func read(path string) (content, error) {
 	}
 	lines, err := parse(path, data)
 	if err != nil {
-		return content{}, err
+		return salvage(data), err
 	}
-	return interpret(path, lines)
+	c, err := interpret(path, lines)
+	if err != nil {
+		return salvage(data), err
+	}
+	return c, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -35,6 +36,17 @@ func interpret(path string, lines []line) (content, error) {
 		}
 	}
 	return c, nil
+}
+
+// salvage gives the invites of a file with a mistake, by ID.
+func salvage(data []byte) (c content) {
+	c.byID = map[string]*Invite{}
+	for text := range strings.Lines(string(data)) {
+		if l, err := parseLine(strings.TrimRight(text, "\r\n")); err == nil && l.invite != nil {
+			_ = c.define(l) // what is too much, or there twice, is a mistake too
+		}
+	}
+	return content{byID: c.byID}
 }
 
 // define takes groups and invites, which lines before and after refer to.

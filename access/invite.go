@@ -182,8 +182,8 @@ var (
 // Redeem lets a peer in by an invite, and gives the invite as it is then: the
 // use is on disk. fresh says that it was not redeemed by that peer before,
 // which costs no further use. Without the secret nothing is read from disk.
-// Errors: those above; what went wrong with the file, and then the same peer may
-// try again at no cost; the context's.
+// Errors: those above; to who knows the secret, what is wrong with the file, and
+// then the same peer may try again at no cost; the context's.
 func (t *Table) Redeem(ctx context.Context, peer, protocol string, id, secret []byte) (i Invite, fresh bool, err error) {
 	if i, err = t.recognize(peer, protocol, id, secret); err != nil || slices.Contains(i.Used, peer) {
 		return i, false, err
@@ -268,10 +268,12 @@ func (t *Table) recognize(peer, protocol string, id, secret []byte) (Invite, err
 	}
 	right := subtle.ConstantTimeCompare([]byte(hashOf(secret)), []byte(want)) == 1
 	switch {
-	case t.err != nil || !right || i.Protocol != protocol || t.denied(grant{protocol, peer}):
+	case !right || i.Protocol != protocol || t.denied(grant{protocol, peer}):
 		return Invite{}, ErrInviteUnknown
 	case i.expired(t.now()):
 		return *i, ErrInviteOver
+	case t.err != nil:
+		return *i, t.err
 	case !slices.Contains(i.Used, peer) && i.Left() == 0:
 		return *i, ErrInviteUsed
 	}

@@ -183,6 +183,58 @@ func TestAStrangerLearnsNothingAndCausesNoDiskWork(t *testing.T) {
 	}
 }
 
+// Whoever knows the secret reads that the file is to blame, and nobody else
+// anything; nothing is opened, written or used up.
+func TestABrokenFileTakesNoInviteAwayAndTellsNoStranger(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(t *testing.T, path string)
+		fresh bool // the table has read no other file
+	}{
+		"a broken line":                {func(t *testing.T, path string) { write(t, path, "alow\n"+contentOf(t, path)) }, false},
+		"a broken line from the start": {func(t *testing.T, path string) { write(t, path, contentOf(t, path)+"alow\n") }, true},
+		"a group that is not there":    {func(t *testing.T, path string) { write(t, path, contentOf(t, path)+"allow ssh @x\n") }, true},
+		"others may write":             {func(t *testing.T, path string) { chmod(t, path, 0o620) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := file(t, "")
+			i, used := invite(t, path, "/x/ssh", 1), invite(t, path, "/x/ssh", 1)
+			wantRedeemed(t, New(path, func() {}), bob, used, true)
+			good := contentOf(t, path)
+			table := New(path, func() {})
+			c.spoil(t, path)
+			if c.fresh {
+				table = New(path, func() {})
+			}
+			table.Reload()
+			wantNotNow(t, table, i)
+			wantNotNow(t, table, used)
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
+			write(t, path, good)
+			table.Reload()
+			wantRedeemed(t, table, alice, i, true)
+			wantRefused(t, table, alice, used, ErrInviteUsed)
+		})
+	}
+}
+
+// wantNotNow is for an invite in a file that can't be used.
+func wantNotNow(t *testing.T, table *Table, i proto.Invite) {
+	t.Helper()
+	check := noDisk(t, table.path)
+	wantRefused(t, table, alice, i, table.Err())
+	if table.Err() == nil || table.Allowed(alice, i.Protocol) || table.Known(alice) {
+		t.Errorf("let in, Err = %v", table.Err())
+	}
+	wrong, other, over := i, i, i
+	wrong.Secret, other.Protocol, over.ID = keysOf("").Secret, "/x/web", keysOf("").ID
+	for _, stranger := range []proto.Invite{wrong, other, over} {
+		wantRefused(t, table, alice, stranger, ErrInviteUnknown)
+	}
+	check()
+}
+
 func TestAnInviteEndsWithItsRights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "")

@@ -113,7 +113,7 @@ func (t *tool) explain(err error) *exitError {
 var apiExits = map[daemon.Code]int{
 	daemon.CodeUsage: exitUsage, daemon.CodeRefused: exitNotAllowed, daemon.CodeNotReached: exitNotReached,
 	daemon.CodeServiceDown: exitNoService, daemon.CodeNoService: exitNoService, daemon.CodeAddrTaken: exitAddrTaken,
-	daemon.CodeInvite: exitNotAllowed,
+	daemon.CodeInvite: exitNotAllowed, daemon.CodeInviteLater: exitNotAllowed,
 }
 
 func (t *tool) explainAPI(api *daemon.Error) *exitError {
@@ -154,6 +154,8 @@ func (t *tool) explainTunnel(err error, tun registry.Tunnel, self string) error 
 		}
 	case daemon.CodeInvite:
 		e.hint = fmt.Sprintf("the owner can make another: p2ptun invite %s, or let this peer in: p2ptun allow %s %s", name, name, self)
+	case daemon.CodeInviteLater:
+		e.hint = "try again in a while; the owner reads what to mend where p2ptun listen runs, or types: p2ptun doctor"
 	case daemon.CodeServiceDown:
 		e.hint = "start the service on the peer's machine, or use --wait to bind anyway"
 	case daemon.CodeNoService:

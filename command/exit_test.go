@@ -32,6 +32,7 @@ func TestEveryErrorHasItsExitCode(t *testing.T) {
 		api(daemon.CodeFailed):          exitFailure,
 		api(daemon.CodeUsage):           exitUsage,
 		api(daemon.CodeRefused):         exitNotAllowed,
+		api(daemon.CodeInviteLater):     exitNotAllowed,
 		api(daemon.CodeNotReached):      exitNotReached,
 		api(daemon.CodeServiceDown):     exitNoService,
 		api(daemon.CodeNoService):       exitNoService,

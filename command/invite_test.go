@@ -222,6 +222,9 @@ func TestRefusedInviteSaysWhatTheOwnerCanDo(t *testing.T) {
 	if used.code != exitNotAllowed || !strings.Contains(used.hint, "p2ptun invite /x/ssh") || !strings.Contains(used.hint, "p2ptun allow /x/ssh SELF") {
 		t.Errorf("%d, hint %q", used.code, used.hint)
 	}
+	if later := explain(daemon.CodeInviteLater); later.code != exitNotAllowed || !strings.HasPrefix(later.hint, "try again") || strings.Contains(later.hint, "p2ptun invite") {
+		t.Errorf("%d, hint %q", later.code, later.hint)
+	}
 	if unknown.code != exitNotAllowed || !strings.Contains(unknown.Error(), "the invite is not known there") || unknown.hint != "the owner has to type: p2ptun allow /x/ssh SELF" {
 		t.Errorf("%d %v, hint %q", unknown.code, unknown, unknown.hint)
 	}

@@ -60,7 +60,7 @@ func (s *Server) handler() http.Handler {
 
 var httpStatus = map[Code]int{
 	CodeUsage: http.StatusBadRequest, CodeRefused: http.StatusForbidden, CodeNotFound: http.StatusNotFound,
-	CodeInvite: http.StatusForbidden, CodeNoInvite: http.StatusNotFound, CodeNoGroup: http.StatusNotFound,
+	CodeInvite: http.StatusForbidden, CodeInviteLater: http.StatusForbidden, CodeNoInvite: http.StatusNotFound, CodeNoGroup: http.StatusNotFound,
 	CodeAddrTaken: http.StatusConflict, CodeDuplicate: http.StatusConflict, CodeHosting: http.StatusConflict,
 	CodeNotReached: http.StatusBadGateway, CodeServiceDown: http.StatusBadGateway, CodeNoService: http.StatusBadGateway,
 	CodeStopping: http.StatusServiceUnavailable,

@@ -26,8 +26,9 @@ const (
 	CodeHosting     Code = "hosting" // the owner hosts otherwise than asked
 	CodeNoInvite    Code = "no-invite"
 	CodeNoGroup     Code = "no-group"
-	CodeInvite      Code = "invite" // the peer does not take the invite
-	CodeState       Code = "state"  // a file of the home can't be used
+	CodeInvite      Code = "invite"       // the peer does not take the invite
+	CodeInviteLater Code = "invite-later" // not now
+	CodeState       Code = "state"        // a file of the home can't be used
 	CodeStopping    Code = "stopping"
 )
 
@@ -54,6 +55,7 @@ var codes = []struct {
 	{registry.ErrDuplicate, CodeDuplicate},
 	{home.ErrNoPeer, CodeNotFound},
 	{forward.ErrInvite, CodeInvite},
+	{forward.ErrInviteLater, CodeInviteLater},
 	{errNoInvites, CodeInvite},
 	{access.ErrNoInvite, CodeNoInvite},
 	{access.ErrNoGroup, CodeNoGroup},
@@ -85,6 +87,14 @@ func hintOf(err error) string {
 		return hinted.Hint()
 	}
 	return ""
+}
+
+// withHint is an error with what mends it, in one line.
+func withHint(err error) string {
+	if hint := hintOf(err); hint != "" {
+		return err.Error() + "; hint: " + hint
+	}
+	return err.Error()
 }
 
 func usage(message string) *Error { return &Error{Code: CodeUsage, Message: message} }

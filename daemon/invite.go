@@ -239,7 +239,8 @@ func (s *Server) answer(ctx context.Context, peer string, q *proto.Question) pro
 }
 
 // redeem says VERDICT_OK where the question is to be answered as any other: a
-// peer whose invite is unknown, or that is let in anyway, learns no more.
+// peer whose invite is unknown, or that is let in anyway, learns no more. Where
+// the rules can't be read or written, only who knows the secret reads so.
 func (s *Server) redeem(ctx context.Context, peer string, q *proto.Question) proto.Verdict {
 	i, fresh, err := s.access.Redeem(ctx, peer, q.GetProtocol(), q.GetInviteId(), q.GetInviteSecret())
 	if fresh && err == nil {
@@ -259,8 +260,8 @@ func (s *Server) redeem(ctx context.Context, peer string, q *proto.Question) pro
 			return verdict
 		}
 	}
-	s.log.Error("redeem an invite", "invite", i.ID, "peer", peer, "err", err)
-	s.refused(peer, q.GetProtocol(), "its invite could not be redeemed: "+err.Error())
+	s.log.Info("redeem an invite", "invite", i.ID, "peer", peer, "err", err)
+	s.refused(peer, q.GetProtocol(), "its invite can't be redeemed: "+withHint(err))
 	return proto.Verdict_VERDICT_INVITE_LATER
 }
 

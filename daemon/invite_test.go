@@ -202,6 +202,46 @@ func TestUseThatCanNotBeWrittenLetsNobodyIn(t *testing.T) {
 	}
 }
 
+func TestInviteOfABrokenFileWaitsAndTheOwnerReadsWhy(t *testing.T) {
+	dir := newHome(t)
+	client, s := own(t, dir)
+	made, err := client.Invite(t.Context(), InviteRequest{Protocol: "ssh"})
+	must(t, err)
+	good, err := os.ReadFile(dir.Access())
+	must(t, err)
+	must(t, os.WriteFile(dir.Access(), append([]byte("alow\n"), good...), 0o600))
+	s.access.Reload()
+	sub, err := registry.Subscribe[registry.RefusedEvent](s.registry.Events, "test", 10)
+	must(t, err)
+	defer sub.Close()
+	tunnel := registry.Tunnel{Protocol: "/x/ssh", Invite: made.Text}
+	q, err := newQuestioner(asking(t, s), tunnel)
+	must(t, err)
+	guess, err := newQuestioner(q.node, tunnel)
+	must(t, err)
+	guess.invite.Secret = append([]byte(nil), guess.invite.Secret...)
+	guess.invite.Secret[0] ^= 1
+	wantVerdict(t, guess, s, proto.Verdict_VERDICT_REFUSED)
+	_, _, _ = sub.Next(t.Context())
+	wantVerdict(t, q, s, proto.Verdict_VERDICT_INVITE_LATER)
+	s.refusals = newRefusals(s.registry.Events) // who was told of once is told of again
+	wantVerdict(t, q, s, proto.Verdict_VERDICT_INVITE_LATER)
+	e, _, err := sub.Next(t.Context())
+	if want := "edit line 1 of " + dir.Access(); err != nil || !strings.Contains(e.Reason, want) || !strings.Contains(e.Reason, "invite") {
+		t.Errorf("the owner reads %q, %v; want %s", e.Reason, err, want)
+	}
+	must(t, os.WriteFile(dir.Access(), good, 0o600))
+	s.access.Reload()
+	wantVerdict(t, q, s, proto.Verdict_VERDICT_NO_SERVICE) // let in
+}
+
+func wantVerdict(t testing.TB, q *questioner, s *Server, want proto.Verdict) {
+	t.Helper()
+	if v, err := q.ask(t.Context(), s.node.ID(), "/x/ssh"); v != want || err != nil {
+		t.Errorf("answered %s, %v; want %s", v, err, want)
+	}
+}
+
 func TestRevocationHoldsWhenItIsAnswered(t *testing.T) {
 	client, s := own(t, newHome(t))
 	for range 5 {

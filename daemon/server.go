@@ -179,7 +179,7 @@ func (s *Server) peerRefused(peer, protocol string) {
 		reason = Denied
 	}
 	if err := s.access.Err(); err != nil {
-		reason = "nobody is let in: " + err.Error()
+		reason = "nobody is let in: " + withHint(err)
 	}
 	s.refused(peer, protocol, reason)
 }
@@ -223,7 +223,7 @@ func (s *Server) accessChanged() {
 func (s *Server) tellBroken() {
 	reason := ""
 	if err := s.access.Err(); err != nil {
-		reason = "nobody is let in: " + err.Error()
+		reason = "nobody is let in: " + withHint(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

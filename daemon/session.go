@@ -247,7 +247,7 @@ func (s *Server) readyEvent(r *run) Event {
 			e.Access = "open"
 		}
 		if err := s.access.Err(); err != nil {
-			e.Warning = "nobody is let in: " + err.Error()
+			e.Warning = "nobody is let in: " + withHint(err)
 		} else if err := s.access.ClockBehind(); err != nil && e.Warning == "" {
 			e.Warning = err.Error()
 		}

@@ -29,6 +29,7 @@ var (
 	ErrServiceDown = errors.New("service not answering on the peer's side")
 	ErrNoService   = errors.New("no such service on the peer")
 	ErrInvite      = errors.New("the peer does not take the invite")
+	ErrInviteLater = errors.New("the invite can't be redeemed just now")
 )
 
 // Unverifiable is the reason shown for a ready tunnel to a peer that can't be

@@ -102,7 +102,7 @@ func verdictError(v proto.Verdict) error {
 	case proto.Verdict_VERDICT_INVITE_OVER:
 		return fmt.Errorf("%w: it is over", ErrInvite)
 	case proto.Verdict_VERDICT_INVITE_LATER:
-		return fmt.Errorf("%w: it could not write the use down", ErrInvite)
+		return fmt.Errorf("%w: its owner's rules can't be read or written; it is not lost", ErrInviteLater)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ const (
 	// These are said only to who knows the secret of an invite.
 	Verdict_VERDICT_INVITE_USED Verdict = 5
 	Verdict_VERDICT_INVITE_OVER Verdict = 6
-	// The use could not be written down; ask again later.
+	// The rules can't be read, or the use not be written down; ask again later.
 	Verdict_VERDICT_INVITE_LATER Verdict = 7
 )
 
