@@ -204,9 +204,15 @@ func findInvite(text string) (found string, done bool) {
 // wholeInvite is the hint for an invite that is not.
 const wholeInvite = "copy it once more, from p2ptun1 to its end"
 
+// unsureInvite is the hint for one that may be of a later version.
+const unsureInvite = "copy it once more, from p2ptun to its end; if it was whole, ask its owner what p2ptun version says there, and install that one here"
+
 // parseInvite says what to do where an invite is none.
 func parseInvite(text string) (proto.Invite, error) {
 	i, err := proto.ParseInvite(text)
+	if errors.Is(err, proto.ErrInviteUnsure) {
+		return i, usageHint(err.Error(), unsureInvite)
+	}
 	if errors.Is(err, proto.ErrInviteTypo) {
 		return i, usageHint(err.Error(), wholeInvite)
 	}

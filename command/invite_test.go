@@ -134,6 +134,18 @@ func TestWhatIsNoInviteIsExplained(t *testing.T) {
 	}
 }
 
+func TestInviteThatMayBeOfALaterVersionSaysHowToFindOut(t *testing.T) {
+	later := "p2ptun2" + inviteTo(t, "/x/ssh")[7:]
+	for _, args := range [][]string{{"forward", later}, {"forward", "ssh", later}, {"ping", later}} {
+		code, _, stderr := run(t, args...)
+		for _, says := range []string{"mistyped or not whole, or was made by a newer p2ptun", "it starts with p2ptun2", "from p2ptun to its end", "p2ptun version"} {
+			if code != exitUsage || !strings.Contains(stderr, says) || strings.Contains(stderr, later[12:40]) {
+				t.Errorf("%s: exit code %d, want %q: %s", args[0], code, says, stderr)
+			}
+		}
+	}
+}
+
 func TestInviteInAChatsQuotesIsNamedAsSuch(t *testing.T) {
 	invite := inviteTo(t, "/x/ssh")
 	for _, quoted := range []string{`"` + invite + `"`, "“" + invite + "”", "'" + invite, "<" + invite + ">", "`" + invite + "`"} {

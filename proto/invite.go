@@ -53,7 +53,10 @@ var (
 	ErrInviteNewer = errors.New("the invite was made by a newer p2ptun: update this one")
 	// ErrInviteTypo is returned for a text that is an invite no more.
 	ErrInviteTypo = errors.New("the invite is mistyped or not whole")
-	errInviteLong = fmt.Errorf("%w: longer than %d characters", ErrInviteTypo, MaxInvite)
+	// ErrInviteUnsure is returned, with ErrInviteTypo, for a text of a later
+	// version that does not hold together: that version may do so in another way.
+	ErrInviteUnsure = fmt.Errorf("%w, or was made by a newer p2ptun", ErrInviteTypo)
+	errInviteLong   = fmt.Errorf("%w: longer than %d characters", ErrInviteTypo, MaxInvite)
 )
 
 var inviteEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
@@ -128,17 +131,28 @@ func ParseInvite(text string) (Invite, error) {
 		return Invite{}, fmt.Errorf("%w: it starts with %s", ErrInviteTypo, invitePrefix)
 	}
 	prefix, rest := text[:len(invitePrefix)], text[len(invitePrefix):]
-	if at := strings.IndexFunc(rest, notBase58); at >= 0 {
-		return Invite{}, fmt.Errorf("%w: it holds a character that no invite has (0, O, I and l are not used)", ErrInviteTypo)
+	body, err := summed(prefix, rest)
+	switch {
+	case err != nil && prefix > invitePrefix:
+		return Invite{}, fmt.Errorf("%w: it starts with %s, not %s", ErrInviteUnsure, prefix, invitePrefix)
+	case err != nil:
+		return Invite{}, err
+	case prefix != invitePrefix: // the sum holds for it: the digit is no typo
+		return Invite{}, ErrInviteNewer
+	}
+	return decodeInvite(body)
+}
+
+// summed reads what is behind the prefix, and takes the checksum off.
+func summed(prefix, rest string) (body []byte, err error) {
+	if strings.ContainsFunc(rest, notBase58) {
+		return nil, fmt.Errorf("%w: it holds a character that no invite has (0, O, I and l are not used)", ErrInviteTypo)
 	}
 	data, err := base58.Decode(rest)
 	if err != nil || len(data) <= inviteSum || !bytes.Equal(sumOf(prefix, data[:len(data)-inviteSum]), data[len(data)-inviteSum:]) {
-		return Invite{}, fmt.Errorf("%w: its checksum is wrong", ErrInviteTypo)
+		return nil, fmt.Errorf("%w: its checksum is wrong", ErrInviteTypo)
 	}
-	if prefix != invitePrefix { // the sum holds for it: the digit is no typo
-		return Invite{}, ErrInviteNewer
-	}
-	return decodeInvite(data[:len(data)-inviteSum])
+	return data[:len(data)-inviteSum], nil
 }
 
 func notBase58(r rune) bool {

@@ -161,6 +161,24 @@ func TestALaterInviteSaysToUpdate(t *testing.T) {
 	wantTypo(t, "one in a later invite", textOf("p2ptun2", []byte("what a later version says"))+"x")
 }
 
+// A later version may have a checksum, or an alphabet, that this one does not know.
+func TestAHigherDigitOverWhatCannotBeReadMayBeALaterInvite(t *testing.T) {
+	later := textOf("p2ptun2", []byte("what a later version says"))
+	for _, text := range []string{later + "x", later[:20] + "0" + later[20:], later[:20] + "-_" + later[20:], "p2ptun2"} {
+		wantTypo(t, "a later one", text) // and so it may go on in the next line
+		if _, err := ParseInvite(text); !errors.Is(err, ErrInviteUnsure) || strings.Contains(err.Error(), later[8:20]) {
+			t.Errorf("%q: %v, want ErrInviteUnsure", text, err)
+		}
+	}
+	for text := range goldenInvites(t) {
+		for _, typo := range []string{text + "x", "p2ptun0" + text[7:], text[:20] + "0" + text[20:]} {
+			if _, err := ParseInvite(typo); errors.Is(err, ErrInviteUnsure) {
+				t.Errorf("%q: %v, which this version would have made", typo, err)
+			}
+		}
+	}
+}
+
 func TestBlanksAndLineBreaksInAnInviteAreIgnored(t *testing.T) {
 	for text, want := range goldenInvites(t) {
 		for what, typed := range map[string]string{
