@@ -136,6 +136,12 @@ func LastSeen(rules string) (time.Time, error) {
 	return seen, behind(path, seen)
 }
 
+// Now is the time as a Table of those rules would have it, where none serves.
+func Now(rules string) time.Time {
+	seen, _ := LastSeen(rules) // zero where it can't be read
+	return later(seen, time.Now())
+}
+
 // note writes the time down.
 func (c clock) note() error {
 	return home.WriteFile(c.path, []byte(c.now().UTC().Format(time.RFC3339Nano)+"\n"))

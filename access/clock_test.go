@@ -270,7 +270,7 @@ func TestAReloadNeverPutsTheClockBack(t *testing.T) {
 			say()
 			r.Reload()
 			r.want(t, alice, "/x/ssh", false)
-			if now := r.time(); now.Before(until.Add(year)) {
+			if now := r.Now(); now.Before(until.Add(year)) {
 				t.Errorf("%s: it is %v", name, now)
 			}
 		}

@@ -198,7 +198,7 @@ func (t *Table) Redeem(ctx context.Context, peer, protocol string, id, secret []
 		return i, false, err
 	}
 	err = edit(ctx, t.path, func(lines []line) ([]line, error) {
-		lines, fresh, err = addUse(lines, i, peer, t.time())
+		lines, fresh, err = addUse(lines, i, peer, t.Now())
 		return lines, err
 	})
 	if err != nil {
@@ -222,7 +222,8 @@ func (t *Table) redeemed(peer, protocol string, id, secret []byte, fresh bool) (
 	return i, false, errNotRead
 }
 
-func (t *Table) time() time.Time {
+// Now is the time that rules and invites are over by: it never goes back.
+func (t *Table) Now() time.Time {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.now()

@@ -233,7 +233,7 @@ func (t *tool) readAccess(c *cli.Context) (daemon.Access, error) {
 	client, err := daemon.Find(c.Context, dir)
 	if errors.Is(err, daemon.ErrNoOwner) {
 		listing, err := access.List(dir.Access())
-		return daemon.Access{Listing: listing}, err
+		return daemon.Access{Listing: listing, Now: access.Now(dir.Access())}, err
 	}
 	if err != nil {
 		return daemon.Access{}, err
@@ -244,7 +244,7 @@ func (t *tool) readAccess(c *cli.Context) (daemon.Access, error) {
 func accessRows(a daemon.Access) []accessRow {
 	var rows []accessRow
 	for _, r := range a.Rules {
-		row := accessRow{Verdict: "deny", Protocol: r.Protocol, Peer: r.Peer, Until: untilText(r.Until), From: "file", Comment: r.Comment, MaxStreams: r.MaxStreams, MaxRate: r.MaxRate}
+		row := accessRow{Verdict: "deny", Protocol: r.Protocol, Peer: r.Peer, Until: untilText(r.Until, a.Now), From: "file", Comment: r.Comment, MaxStreams: r.MaxStreams, MaxRate: r.MaxRate}
 		if r.Allow {
 			row.Verdict = "allow"
 		}
@@ -258,7 +258,7 @@ func accessRows(a daemon.Access) []accessRow {
 		rows = append(rows, row)
 	}
 	for _, i := range a.Invites {
-		rows = append(rows, inviteRows(i)...)
+		rows = append(rows, inviteRows(i, a.Now)...)
 	}
 	for _, g := range a.Groups {
 		for _, p := range g.Peers {
@@ -269,9 +269,9 @@ func accessRows(a daemon.Access) []accessRow {
 }
 
 // inviteRows is an invite, and then those whom it let in.
-func inviteRows(i access.Invite) []accessRow {
+func inviteRows(i access.Invite, now time.Time) []accessRow {
 	left := i.Left()
-	until := untilText(i.Until)
+	until := untilText(i.Until, now)
 	rows := []accessRow{{Verdict: "invite", Protocol: i.Protocol, Until: until, From: "invite " + i.ID, ID: i.ID, Uses: &i.Uses, Left: &left, Comment: i.Comment}}
 	for _, p := range i.Used {
 		rows = append(rows, accessRow{Verdict: "allow", Protocol: i.Protocol, Peer: p, Until: until, From: "invite " + i.ID})
@@ -279,12 +279,13 @@ func inviteRows(i access.Invite) []accessRow {
 	return rows
 }
 
-func untilText(at time.Time) string {
+// untilText says what is over by the listener's time, which never goes back.
+func untilText(at, now time.Time) string {
 	if at.IsZero() {
 		return ""
 	}
 	text := at.UTC().Format(time.RFC3339)
-	if !time.Now().Before(at) {
+	if !now.Before(at) {
 		text += " (over)"
 	}
 	return text

@@ -226,7 +226,8 @@ func (s *Server) deleteStreams(w http.ResponseWriter, r *http.Request) error {
 // live as long as a tunnel.
 type Access struct {
 	access.Listing
-	Flags []Flag `json:"flags"`
+	Flags []Flag    `json:"flags"`
+	Now   time.Time `json:"now"` // what is over by then does not hold
 }
 
 // Flag is a right that a running `listen` gives.
@@ -241,7 +242,7 @@ func (s *Server) getAccess(w http.ResponseWriter, _ *http.Request) error {
 	if err != nil {
 		return err
 	}
-	a := Access{Listing: listing, Flags: []Flag{}}
+	a := Access{Listing: listing, Flags: []Flag{}, Now: s.access.Now()}
 	for _, e := range s.registry.Tunnels() {
 		if e.Tunnel.Open {
 			a.Flags = append(a.Flags, Flag{Protocol: e.Tunnel.Protocol, Tunnel: e.Tunnel.ID})
