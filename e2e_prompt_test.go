@@ -169,6 +169,33 @@ func TestAlwaysLetsAPeerInForEver(t *testing.T) {
 	}
 }
 
+func TestQuestionThatIsAnsweredElsewhereIsWithdrawn(t *testing.T) {
+	service, first, second, third, fourth := newNode(t), newNode(t), newNode(t), newNode(t), newNode(t)
+	l := listenOnTerminal(service, append(alone, serve(t, echoBack).addr())...)
+	for _, n := range []*node{first, second, third, fourth} {
+		isRefused(n, l.addr)
+	}
+	l.waitFor(t, &l.err, question(first.id))
+	service.run("allow", testProtocol, first.id)
+	l.saysOnStderr(t, first.id+" is let in meanwhile: the question is withdrawn")
+	l.waitFor(t, &l.err, question(second.id))
+	writeFile(t, service.access(), readFile(t, service.access())+"allow "+testProtocol+" "+second.id+"\n")
+	l.saysOnStderr(t, second.id+" is let in meanwhile: the question is withdrawn")
+	l.waitFor(t, &l.err, question(third.id))
+	service.run("deny", testProtocol, third.id)
+	l.saysOnStderr(t, third.id+" is denied meanwhile: the question is withdrawn")
+	l.waitFor(t, &l.err, question(fourth.id))
+	wantOneEcho(t, startForward(fourth, service.invite(testProtocol).Text))
+	l.saysOnStderr(t, fourth.id+" is let in meanwhile: the question is withdrawn")
+	l.types(t, "a\n") // is no answer to anything
+	wantOneEcho(t, startForward(first, testProtocol, l.addr))
+	wantOneEcho(t, startForward(second, testProtocol, l.addr))
+	isRefused(third, l.addr)
+	if asked := l.asked(".*"); asked != 4 {
+		t.Errorf("%d questions", asked)
+	}
+}
+
 func TestNoAndGarbageLetNobodyIn(t *testing.T) {
 	service, client, next := newNode(t), newNode(t), newNode(t)
 	l := listenOnTerminal(service, append(alone, serve(t, echoBack).addr())...)

@@ -24,6 +24,10 @@ const (
 // earlier was typed for something else.
 const reading = 200 * time.Millisecond
 
+// startled is how long a line may still come that was begun for a question which
+// is withdrawn.
+const startled = 3 * time.Second
+
 // typedLine is what the owner typed, and when it came.
 type typedLine struct {
 	text string
@@ -31,8 +35,8 @@ type typedLine struct {
 }
 
 // prompter lets the owner, on the terminal of a `listen`, answer peers that are
-// not let in. One question stands at a time, and stays until it is answered:
-// nobody can make the screen scroll. Its methods work on nil, where nobody can
+// not let in. One question stands at a time, and stays until it is answered, here
+// or by a rule: nobody can make the screen scroll. Its methods work on nil, where nobody can
 // answer.
 type prompter struct {
 	t        *tool
@@ -41,14 +45,15 @@ type prompter struct {
 	done     chan struct{} // closed by close
 	typing   sync.Once
 
-	mu     sync.Mutex
-	client *daemon.Client
-	ctx    context.Context // of the session that client belongs to
-	tunnel string
-	asking []string            // peers, the first of which stands on the screen
-	stands time.Time           // when it was put there
-	lent   []string            // peers that were let in until the listen ends
-	noes   map[string]struct{} // peers that are not to be asked about again
+	mu        sync.Mutex
+	client    *daemon.Client
+	ctx       context.Context // of the session that client belongs to
+	tunnel    string
+	asking    []string            // peers, the first of which stands on the screen
+	stands    time.Time           // when it was put there
+	withdrawn time.Time           // when one that stood was taken back
+	lent      []string            // peers that were let in until the listen ends
+	noes      map[string]struct{} // peers that are not to be asked about again
 }
 
 // newPrompter is nil where stdin and stderr are no terminal, or the output is
@@ -73,6 +78,7 @@ func (p *prompter) start(ctx context.Context, client *daemon.Client, tunnel stri
 			p.t.note("%s is let in no more: %v", peer, err)
 		}
 	}
+	p.review()
 	p.mu.Unlock()
 	p.typing.Do(func() {
 		go p.read()
@@ -85,10 +91,16 @@ func (p *prompter) close() { close(p.done) }
 // asks takes a peer that was refused for want of a rule. It says whether the
 // question stands on the screen now; else the event is to be shown.
 func (p *prompter) asks(e daemon.Event) bool {
-	if p != nil && e.Event == "redeemed" && e.Protocol == p.protocol {
-		p.drop(e.Peer)
+	if p == nil {
+		return false
 	}
-	if p == nil || e.Event != "refused" || e.ID != "" || e.Reason != daemon.NotAllowed || e.Protocol != p.protocol {
+	if e.Event == "access" {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.review()
+		return false
+	}
+	if e.Event != "refused" || e.ID != "" || e.Reason != daemon.NotAllowed || e.Protocol != p.protocol {
 		return false
 	}
 	p.mu.Lock()
@@ -104,16 +116,28 @@ func (p *prompter) asks(e daemon.Event) bool {
 	return true
 }
 
-// drop takes back the question about a peer that has come in by an invite: an
-// answer would say what is not so.
-func (p *prompter) drop(peer string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	at := slices.Index(p.asking, peer)
-	if at < 0 {
+// decided is what became of a peer whose question is withdrawn.
+var decided = map[daemon.Right]string{daemon.RightAllowed: "let in", daemon.RightDenied: "denied"}
+
+// review withdraws what was decided elsewhere meanwhile: an answer would say what
+// is not so. Where nobody tells, the questions stay. Call it with mu held.
+func (p *prompter) review() {
+	if len(p.asking) == 0 {
 		return
 	}
-	if p.asking = slices.Delete(p.asking, at, at+1); at == 0 && len(p.asking) > 0 {
+	rights, err := p.client.Rights(p.ctx, p.protocol, p.asking)
+	if err != nil {
+		return
+	}
+	stood := p.asking[0]
+	p.asking = slices.DeleteFunc(p.asking, func(peer string) bool { return decided[rights[peer]] != "" })
+	is := decided[rights[stood]]
+	if is == "" {
+		return
+	}
+	p.t.note("%s is %s meanwhile: the question is withdrawn", stood, is)
+	p.withdrawn = time.Now()
+	if len(p.asking) > 0 {
 		p.ask()
 	}
 }
@@ -176,7 +200,7 @@ func (p *prompter) answer(line typedLine) {
 		return
 	}
 	err := usagef("that was typed before the question")
-	if line.at.Sub(p.stands) > reading {
+	if line.at.Sub(p.stands) > reading && line.at.Sub(p.withdrawn) > startled {
 		err = p.decide(strings.ToLower(strings.TrimSpace(line.text)), p.asking[0])
 	}
 	if err != nil {

@@ -46,6 +46,7 @@ type owner struct {
 	client *daemon.Client
 	mu     sync.Mutex
 	rules  []daemon.AccessRequest
+	rights map[string]daemon.Right // of whom none is said: RightNone
 	fails  bool
 }
 
@@ -67,6 +68,10 @@ func newOwner(t testing.TB) *owner {
 func (o *owner) take(w http.ResponseWriter, r *http.Request) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if r.URL.Path == "/rights" && !o.fails {
+		_ = json.NewEncoder(w).Encode(o.rights)
+		return
+	}
 	var req daemon.AccessRequest
 	if o.fails || json.NewDecoder(r.Body).Decode(&req) != nil {
 		http.Error(w, `{"code":"failed","message":"disk full"}`, http.StatusInternalServerError)
@@ -74,6 +79,13 @@ func (o *owner) take(w http.ResponseWriter, r *http.Request) {
 	}
 	o.rules = append(o.rules, req)
 	_, _ = io.WriteString(w, "{}")
+}
+
+// says has the owner say what a peer may now.
+func (o *owner) says(peer string, right daemon.Right) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rights = map[string]daemon.Right{peer: right}
 }
 
 func (o *owner) took() []daemon.AccessRequest {
@@ -101,7 +113,7 @@ func asksOf(peer string) daemon.Event {
 func (p *prompter) late(text string) typedLine {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stands = p.stands.Add(-2 * reading)
+	p.stands, p.withdrawn = p.stands.Add(-2*reading), p.withdrawn.Add(-2*startled)
 	return typedLine{text, time.Now()}
 }
 
@@ -215,31 +227,91 @@ func TestNoesAreBounded(t *testing.T) {
 	}
 }
 
-func TestQuestionAboutAPeerThatHasRedeemedAnInviteStandsNoMore(t *testing.T) {
-	p, o, s := newTestPrompter(t)
-	redeems := func(peer, protocol string) {
-		t.Helper()
-		if p.asks(daemon.Event{Event: "redeemed", Protocol: protocol, Peer: peer, Invite: "i"}) {
-			t.Error("the owner does not see that it was redeemed")
-		}
+// rightsChange is the event that has questions looked at again.
+func rightsChange(t testing.TB, p *prompter) {
+	t.Helper()
+	if p.asks(daemon.Event{Event: "access"}) {
+		t.Error("the event is taken for a question")
 	}
-	for _, peer := range []string{"A", "B", "C"} {
+}
+
+func TestQuestionThatARuleHasAnsweredIsWithdrawn(t *testing.T) {
+	p, o, s := newTestPrompter(t)
+	rightsChange(t, p)
+	for _, peer := range []string{"A", "B", "C", "D"} {
 		p.asks(asksOf(peer))
 	}
 	s.take()
-	redeems("A", "/x/web")
-	redeems("B", "/x/ssh")
-	redeems("X", "/x/ssh")
-	if said := s.take(); said != "" || p.asking[0] != "A" {
-		t.Errorf("the question about A changed: %q", said)
+	o.says("X", daemon.RightAllowed)
+	rightsChange(t, p)
+	o.says("B", daemon.RightAllowed)
+	rightsChange(t, p)
+	if said := s.take(); said != "" || fmt.Sprint(p.asking) != "[A C D]" {
+		t.Errorf("the question about A changed: %q, %v wait", said, p.asking)
 	}
-	redeems("A", "/x/ssh")
-	if said := s.take(); !strings.Contains(said, "C asks for /x/ssh") || len(p.asking) != 1 {
-		t.Errorf("after A: %q, %v wait", said, p.asking)
+	o.says("A", daemon.RightAllowed)
+	rightsChange(t, p)
+	if said := s.take(); !strings.Contains(said, "A is let in meanwhile: the question is withdrawn\n") || !strings.Contains(said, "C asks for /x/ssh") {
+		t.Errorf("after A: %q", said)
 	}
-	redeems("C", "/x/ssh")
+	o.says("C", daemon.RightDenied)
+	rightsChange(t, p)
+	if said := s.take(); !strings.Contains(said, "C is denied meanwhile: the question is withdrawn\n") || !strings.Contains(said, "D asks for /x/ssh") {
+		t.Errorf("after C: %q", said)
+	}
+	o.says("D", daemon.RightAllowed)
+	rightsChange(t, p)
+	if s.take(); len(p.asking) != 0 {
+		t.Errorf("%v wait", p.asking)
+	}
 	if p.answer(p.late("o")); len(o.took()) != 0 || s.take() != "" {
 		t.Error("an answer to no question does something")
+	}
+}
+
+// What a person has begun to type for one peer must not let in the next.
+func TestAnswerToAQuestionThatIsWithdrawnIsNoneToTheNext(t *testing.T) {
+	p, o, s := newTestPrompter(t)
+	p.asks(asksOf("A"))
+	p.asks(asksOf("B"))
+	p.late("")
+	o.says("A", daemon.RightAllowed)
+	rightsChange(t, p)
+	s.take()
+	for _, after := range []time.Duration{0, 2 * reading, startled} {
+		p.answer(typedLine{"a\n", p.withdrawn.Add(after)})
+		if said := s.take(); !strings.Contains(said, "typed before the question") || !strings.Contains(said, "B asks") || len(o.took()) > 0 {
+			t.Errorf("after %s: %q", after, said)
+		}
+	}
+	if p.answer(p.late("n")); len(p.asking) != 0 {
+		t.Error("no is no answer")
+	}
+}
+
+func TestQuestionStandsWhereNobodyKnowsBetter(t *testing.T) {
+	p, o, s := newTestPrompter(t)
+	p.asks(asksOf("A"))
+	s.take()
+	o.fails = true
+	rightsChange(t, p)
+	o.fails = false
+	o.says("A", "what a later version says")
+	rightsChange(t, p)
+	if said := s.take(); said != "" || len(p.asking) != 1 {
+		t.Errorf("it said %q, %v wait", said, p.asking)
+	}
+}
+
+func TestQuestionThatTheNextOwnerKnowsTheAnswerToIsWithdrawn(t *testing.T) {
+	p, _, s := newTestPrompter(t)
+	p.asks(asksOf("A"))
+	next := newOwner(t)
+	defer p.close()
+	next.says("A", daemon.RightAllowed)
+	p.start(t.Context(), next.client, "9")
+	if said := s.take(); !strings.Contains(said, "A is let in meanwhile") || len(p.asking) != 0 {
+		t.Errorf("it said %q, %v wait", said, p.asking)
 	}
 }
 

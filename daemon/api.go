@@ -38,6 +38,7 @@ func (s *Server) handler() http.Handler {
 		"DELETE /streams": s.deleteStreams,
 		"GET /access":     s.getAccess,
 		"POST /access":    s.postAccess,
+		"GET /rights":     s.getRights,
 		"POST /invites":   s.postInvite,
 		"DELETE /invites": s.deleteInvite,
 		"POST /groups":    s.postGroup,
@@ -261,6 +262,42 @@ func (s *Server) lentBy(e *registry.Entry) []string {
 		peers = append(slices.Clone(peers), r.lentPeers()...)
 	}
 	return peers
+}
+
+// Right says whether a peer may use a protocol now, by whatever lets it in.
+type Right string
+
+const (
+	RightAllowed Right = "allowed"
+	RightDenied  Right = "denied" // by a rule, whatever else may let it in
+	RightNone    Right = "none"
+)
+
+// maxAsked bounds the peers of one question about rights.
+const maxAsked = 100
+
+// getRights answers what the peers that the query names may: peer (repeatable),
+// protocol.
+func (s *Server) getRights(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	if len(q["peer"]) == 0 || len(q["peer"]) > maxAsked || q.Get("protocol") == "" {
+		return usage(fmt.Sprintf("rights: want a protocol, and 1 to %d peers", maxAsked))
+	}
+	rights := map[string]Right{}
+	for _, peer := range q["peer"] {
+		rights[peer] = s.right(peer, q.Get("protocol"))
+	}
+	return reply(w, rights, nil)
+}
+
+func (s *Server) right(peer, protocol string) Right {
+	switch {
+	case s.access.Allowed(peer, protocol):
+		return RightAllowed
+	case s.access.Denied(peer, protocol):
+		return RightDenied
+	}
+	return RightNone
 }
 
 // AccessRequest is the body of `POST /access`: a rule for the file, or, with

@@ -87,6 +87,12 @@ func (c *Client) Access(ctx context.Context) (a Access, err error) {
 	return a, c.call(ctx, "GET", "/access", nil, &a)
 }
 
+// Rights asks what peers, by ID, may: at most 100 of them.
+func (c *Client) Rights(ctx context.Context, protocol string, peers []string) (rights map[string]Right, err error) {
+	q := url.Values{"protocol": {protocol}, "peer": peers}
+	return rights, c.call(ctx, "GET", "/rights?"+q.Encode(), nil, &rights)
+}
+
 // SetRule puts a rule into the access file, where it takes effect at once.
 func (c *Client) SetRule(ctx context.Context, rule access.Rule) error {
 	return c.call(ctx, "POST", "/access", rule, nil)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -86,5 +87,36 @@ func TestLendingThroughTheSocketEndsWithItsTunnel(t *testing.T) {
 	}
 	if err := client.Lend(t.Context(), e.ID, "/x/a", somebody); asError(err).Code != CodeNotFound {
 		t.Errorf("lending to a tunnel that is gone: %v", err)
+	}
+}
+
+func TestRightsAreThoseOfNow(t *testing.T) {
+	const other, third = "12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo", "12D3KooWEChVMMMzV8acJ53mJHrw1pQ27UAGkCxWXLJutbeUMvVu"
+	dir := newHome(t)
+	client, server := own(t, dir)
+	sub, err := registry.Subscribe[registry.AccessEvent](server.registry.Events, "test", 100)
+	must(t, err)
+	defer sub.Close()
+	want := func(protocol string, rights ...Right) {
+		t.Helper()
+		if _, _, err := sub.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := client.Rights(t.Context(), protocol, []string{somebody, other, third})
+		if is := []Right{got[somebody], got[other], got[third]}; err != nil || !slices.Equal(is, rights) {
+			t.Errorf("%s: %v, %v; want %v", protocol, is, err, rights)
+		}
+	}
+	must(t, client.SetRule(t.Context(), access.Rule{Allow: true, Protocol: "/x/a", Peer: somebody}))
+	want("/x/a", RightAllowed, RightNone, RightNone)
+	must(t, client.SetRule(t.Context(), access.Rule{Protocol: "/x/a", Peer: other}))
+	want("/x/a", RightAllowed, RightDenied, RightNone)
+	defer server.access.Lend("/x/a", []string{third}, false)()
+	want("/x/a", RightAllowed, RightDenied, RightAllowed)
+	must(t, os.WriteFile(dir.Access(), []byte("alow\n"), 0o600))
+	server.access.Reload()
+	want("/x/a", RightNone, RightNone, RightNone)
+	if _, err := client.Rights(t.Context(), "/x/a", nil); asError(err).Code != CodeUsage {
+		t.Errorf("of nobody: %v", err)
 	}
 }

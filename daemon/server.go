@@ -216,6 +216,7 @@ func (s *Server) accessChanged() {
 	s.listens.RefreshLimits()
 	s.trunks.server.Revoke()
 	s.tellBroken()
+	s.registry.Events.Publish(registry.AccessEvent{Time: time.Now()})
 }
 
 // tellBroken shows in the state of each listening tunnel that the access file

@@ -13,8 +13,8 @@ import (
 )
 
 // Event is one line of a response that carries events. Which fields are set
-// depends on Event: ready, state, stream, refused, redeemed, path, trunk, lost,
-// end.
+// depends on Event: ready, state, stream, refused, redeemed, access, path, trunk,
+// lost, end.
 type Event struct {
 	Event     string    `json:"event"`
 	Kind      string    `json:"kind,omitempty"`
@@ -207,12 +207,15 @@ func (s *Server) tell(w http.ResponseWriter, r *run, feed feed, leave func()) er
 	return nil
 }
 
-// beforeReady says that the ready line has told a state, or a path, already.
+// beforeReady says that the ready line has told a state, a path, or who is let in,
+// already.
 func beforeReady(e registry.Event, ready time.Time) bool {
 	switch e := e.(type) {
 	case registry.TunnelEvent:
 		return e.Time.Before(ready)
 	case registry.PathEvent:
+		return e.Time.Before(ready)
+	case registry.AccessEvent:
 		return e.Time.Before(ready)
 	}
 	return false
@@ -306,6 +309,8 @@ func eventOf(e registry.Event, entry *registry.Entry) (line Event, ours bool) {
 	case registry.RedeemedEvent:
 		line = Event{Event: "redeemed", Protocol: e.Protocol, Peer: e.Peer, Invite: e.Invite, Left: e.Left, Until: e.Until}
 		return line, entry == nil || entry.Tunnel.Kind == registry.KindListen && entry.Tunnel.Protocol == e.Protocol
+	case registry.AccessEvent:
+		return Event{Event: "access"}, entry == nil || entry.Tunnel.Kind == registry.KindListen
 	case registry.RefusedEvent:
 		line = Event{Event: "refused", ID: e.Tunnel, Protocol: e.Protocol, Peer: e.Peer, Reason: e.Reason, Unsaid: e.Unsaid}
 		listens := entry != nil && e.Tunnel == "" && entry.Tunnel.Kind == registry.KindListen && entry.Tunnel.Protocol == e.Protocol

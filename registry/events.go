@@ -12,7 +12,7 @@ import (
 )
 
 // Event is what a Dispatcher carries: TunnelEvent, StreamEvent, RefusedEvent,
-// RedeemedEvent, PathEvent, TrunkEvent.
+// RedeemedEvent, AccessEvent, PathEvent, TrunkEvent.
 type Event interface{ isEvent() }
 
 // TunnelEvent says that a tunnel's state changed.
@@ -59,6 +59,11 @@ type RedeemedEvent struct {
 	Until    time.Time `json:"until"`
 }
 
+// AccessEvent says that somebody may have got a right, or lost one.
+type AccessEvent struct {
+	Time time.Time `json:"time"`
+}
+
 // PathEvent says that the way to a peer has changed, which new streams take;
 // those that live stay on their own.
 type PathEvent struct {
@@ -93,6 +98,7 @@ type QuietEvent interface {
 func (TunnelEvent) isQuiet()   {}
 func (RefusedEvent) isQuiet()  {}
 func (RedeemedEvent) isQuiet() {}
+func (AccessEvent) isQuiet()   {}
 func (PathEvent) isQuiet()     {}
 func (TrunkEvent) isQuiet()    {}
 
@@ -100,6 +106,7 @@ func (TunnelEvent) isEvent()   {}
 func (StreamEvent) isEvent()   {}
 func (RefusedEvent) isEvent()  {}
 func (RedeemedEvent) isEvent() {}
+func (AccessEvent) isEvent()   {}
 func (PathEvent) isEvent()     {}
 func (TrunkEvent) isEvent()    {}
 
