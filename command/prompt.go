@@ -221,9 +221,10 @@ func (p *prompter) decide(word, peer string) error {
 	case "a", "always":
 		return p.did(p.client.SetRule(p.ctx, access.Rule{Allow: true, Protocol: p.protocol, Peer: peer}), peer, "is let in; to end that: "+p.t.self()+" deny "+named(p.protocol)+" "+peer)
 	case "n", "no":
-		if len(p.noes) < maxNoes {
-			p.noes[peer] = struct{}{}
+		if len(p.noes) >= maxNoes {
+			return p.did(nil, peer, "is not let in; for good: "+p.t.self()+" deny "+named(p.protocol)+" "+peer)
 		}
+		p.noes[peer] = struct{}{}
 		return p.did(nil, peer, "is not let in, and you are not asked again by this listen")
 	}
 	return usagef("that is none of o, a and n")

@@ -217,10 +217,14 @@ func TestOneQuestionStandsAndFewWait(t *testing.T) {
 }
 
 func TestNoesAreBounded(t *testing.T) {
-	p, _, _ := newTestPrompter(t)
+	p, _, s := newTestPrompter(t)
 	for i := range maxNoes + 10 {
 		p.asks(asksOf(fmt.Sprint(i)))
+		s.take()
 		p.answer(p.late("n"))
+		if promised := strings.Contains(s.take(), "not asked again"); promised != (i < maxNoes) {
+			t.Errorf("no number %d: promised %v", i+1, promised)
+		}
 	}
 	if len(p.noes) != maxNoes {
 		t.Errorf("%d are remembered", len(p.noes))
