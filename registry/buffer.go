@@ -25,21 +25,22 @@ var buffers bufferPool = &sync.Pool{New: func() any { return new(buffer) }}
 func getBuffer() *buffer  { return buffers.Get().(*buffer) }
 func putBuffer(b *buffer) { buffers.Put(b) }
 
-// room is where bytes that have come are read to.
-type room interface {
-	take() []byte
-	release()
+// Room is where bytes are read to that have come: Take gives it, and Release takes
+// it back.
+type Room interface {
+	Take() []byte
+	Release()
 }
 
 // pooledRoom is a buffer of the pool while bytes are in it.
 type pooledRoom struct{ buf *buffer }
 
-func (p *pooledRoom) take() []byte {
+func (p *pooledRoom) Take() []byte {
 	p.buf = getBuffer()
 	return p.buf[:]
 }
 
-func (p *pooledRoom) release() {
+func (p *pooledRoom) Release() {
 	putBuffer(p.buf)
 	p.buf = nil
 }
@@ -47,5 +48,5 @@ func (p *pooledRoom) release() {
 // frameRoom is the room of a frame.
 type frameRoom struct{ Framer }
 
-func (f frameRoom) take() []byte { return f.Frame() }
-func (f frameRoom) release()     { _, _ = f.Send(0) }
+func (f frameRoom) Take() []byte { return f.Frame() }
+func (f frameRoom) Release()     { _, _ = f.Send(0) }

@@ -53,10 +53,10 @@ func (e writeError) Unwrap() error { return e.error }
 // pooled buffer only while bytes are there to fill it.
 func (w *way) copy() error {
 	err := w.copyReady()
-	if err == errNotReadable {
+	if err == ErrNotReadable {
 		err = w.copyLent()
 	}
-	if err == errNotReadable {
+	if err == ErrNotReadable {
 		err = w.copySmallFirst()
 	}
 	if err == io.EOF {
@@ -70,7 +70,7 @@ func (w *way) copy() error {
 func (w *way) copyReady() error {
 	conn, ok := w.src.(*connEnd)
 	if !ok {
-		return errNotReadable
+		return ErrNotReadable
 	}
 	if f, ok := w.dst.(Framer); ok {
 		return w.copyFramed(conn, f)
@@ -82,7 +82,7 @@ func (w *way) copyReady() error {
 			return err
 		}
 		err = w.writeAll(pooled.buf[:n])
-		pooled.release()
+		pooled.Release()
 		if err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func (w *way) copyFramed(conn *connEnd, f Framer) error {
 func (w *way) copyLent() error {
 	src, ok := w.src.(Lender)
 	if !ok {
-		return errNotReadable
+		return ErrNotReadable
 	}
 	w.pushed(src)
 	for {

@@ -75,8 +75,8 @@ func (e *ResetError) Unwrap() error { return e.Err }
 // ErrNotAStream is returned by NewConnEnd for a connection without half-close.
 var ErrNotAStream = errors.New("connection can't be half-closed")
 
-// errNotReadable: this End has no readPooled on this system.
-var errNotReadable = errors.New("can't wait for bytes without a buffer")
+// ErrNotReadable: this system knows no ReadyReader.
+var ErrNotReadable = errors.New("can't wait for bytes without a buffer")
 
 // NewConnEnd makes an End of a TCP or unix connection, which it then owns. It
 // turns Nagle's algorithm off.
@@ -101,7 +101,7 @@ type halfCloser interface {
 type connEnd struct {
 	halfCloser
 	setLinger func(seconds int) error
-	ready     readyReader
+	ready     ReadyReader
 	now       readyWriter
 
 	writing sync.Mutex // held by Write
@@ -110,7 +110,7 @@ type connEnd struct {
 
 func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
 	e := &connEnd{halfCloser: c, setLinger: setLinger}
-	e.ready.init(c)
+	_ = e.ready.init(c) // without, it is read with a buffer
 	e.now.init(e.ready)
 	return e
 }

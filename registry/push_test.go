@@ -120,7 +120,7 @@ func (g *rig) tcpAndTrunk(bound int) (client *net.TCPConn, peer *memEnd, remote 
 func TestWhatComesIsPushedInItsOrder(t *testing.T) {
 	g := newRig(t)
 	client, _, remote := g.tcpAndTrunk(1 << 20)
-	want := pattern(8 << 20) // more than the sockets hold
+	want := pattern(64 << 20) // more than the sockets hold
 	done := background(func() error {
 		for b := range slices.Chunk(want, 5000) {
 			remote.comes(b)
@@ -128,6 +128,7 @@ func TestWhatComesIsPushedInItsOrder(t *testing.T) {
 		remote.ends(io.EOF)
 		return nil
 	})
+	eventually(t, func() bool { return !remote.isTaken() }) // the sockets are full
 	got, err := io.ReadAll(client)
 	must(t, err)
 	must(t, <-done)

@@ -4,18 +4,24 @@ package registry
 
 import "syscall"
 
-// readyReader: Windows completes a read into a buffer that must stand, so
+// ReadyReader: Windows completes a read into a buffer that must stand, so
 // there the pump's small first read serves.
-type readyReader struct{}
+type ReadyReader struct{}
 
-func (*readyReader) init(syscall.Conn) {}
+// NewReadyReader returns ErrNotReadable.
+func NewReadyReader(syscall.Conn) (*ReadyReader, error) { return nil, ErrNotReadable }
 
-func (*connEnd) readReady(room, int) (n int, err error) { return 0, errNotReadable }
+// Read returns ErrNotReadable.
+func (*ReadyReader) Read(Room, int) (int, error) { return 0, ErrNotReadable }
+
+func (*ReadyReader) init(syscall.Conn) error { return ErrNotReadable }
+
+func (*connEnd) readReady(Room, int) (n int, err error) { return 0, ErrNotReadable }
 
 // readyWriter: nor does it write without waiting.
 type readyWriter struct{}
 
-func (*readyWriter) init(readyReader) {}
+func (*readyWriter) init(ReadyReader) {}
 
 func (*connEnd) writeNow([]byte) int { return 0 }
 

@@ -8,31 +8,36 @@ import (
 	"syscall"
 )
 
-// readyReader reads a socket into room that it takes only when bytes are there:
-// a blocked read holds no buffer, and no system call is added for it.
-type readyReader struct {
+// ReadyReader reads a socket into room that it takes only when bytes are there:
+// a blocked read holds no buffer, and no system call is added for it. One
+// goroutine may read.
+type ReadyReader struct {
 	raw syscall.RawConn
 	try func(fd uintptr) bool
 
-	into room // of the next read
+	into Room // of the next read
 	most int  // that it takes
 	n    int
 	err  error
 }
 
-func (r *readyReader) init(c syscall.Conn) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
-	r.raw = raw
+// NewReadyReader makes one that reads c. Errors: a socket that can't be read that
+// way; ErrNotReadable where none can.
+func NewReadyReader(c syscall.Conn) (*ReadyReader, error) {
+	r := &ReadyReader{}
+	return r, r.init(c)
+}
+
+func (r *ReadyReader) init(c syscall.Conn) (err error) {
+	r.raw, err = c.SyscallConn()
 	r.try = r.readOnce
+	return err
 }
 
 // readOnce reports false when the socket has nothing yet; the runtime then
 // parks the goroutine until it has.
-func (r *readyReader) readOnce(fd uintptr) bool {
-	b := r.into.take()
+func (r *ReadyReader) readOnce(fd uintptr) bool {
+	b := r.into.Take()
 	b = b[:min(r.most, len(b))]
 	for {
 		r.n, r.err = syscall.Read(int(fd), b)
@@ -41,20 +46,16 @@ func (r *readyReader) readOnce(fd uintptr) bool {
 		}
 	}
 	if r.err == syscall.EAGAIN {
-		r.into.release()
+		r.into.Release()
 		return false
 	}
 	return true
 }
 
-// readReady blocks until bytes are there, and takes up to most, as far as they
-// fit into the room. The caller releases that, but not where an error is
-// returned; errNotReadable where the socket can't be read that way.
-func (e *connEnd) readReady(into room, most int) (n int, err error) {
-	r := &e.ready
-	if r.raw == nil {
-		return 0, errNotReadable
-	}
+// Read blocks until bytes are there, and takes up to most of them, at least one,
+// as far as they fit into the room. The caller releases that, but not where an
+// error is returned: those of a read, and io.EOF.
+func (r *ReadyReader) Read(into Room, most int) (n int, err error) {
 	r.into, r.most, r.n, r.err = into, most, 0, nil
 	err = r.raw.Read(r.try)
 	held := err == nil
@@ -68,9 +69,19 @@ func (e *connEnd) readReady(into room, most int) (n int, err error) {
 		return r.n, nil
 	}
 	if held {
-		into.release()
+		into.Release()
 	}
-	return 0, e.readError(err)
+	return 0, err
+}
+
+// readReady is the reader's Read; ErrNotReadable where the socket can't be read
+// that way.
+func (e *connEnd) readReady(into Room, most int) (n int, err error) {
+	if e.ready.raw == nil {
+		return 0, ErrNotReadable
+	}
+	n, err = e.ready.Read(into, most)
+	return n, e.readError(err)
 }
 
 // readyWriter writes to a socket what that takes at once.
@@ -83,7 +94,7 @@ type readyWriter struct {
 	err error
 }
 
-func (r *readyWriter) init(of readyReader) {
+func (r *readyWriter) init(of ReadyReader) {
 	r.raw = of.raw
 	r.try = r.writeOnce
 }
