@@ -1,9 +1,13 @@
 package registry
 
 import (
+	"errors"
 	"io"
 	"sync/atomic"
 )
+
+// errParked says that a way waits without a goroutine.
+var errParked = errors.New("parked")
 
 // way is one direction of a stream.
 type way struct {
@@ -113,8 +117,11 @@ func (w *way) copyLent() error {
 	if !ok {
 		return ErrNotReadable
 	}
-	w.pushed(src)
+	pusher, _ := src.(Pusher)
 	for {
+		if pusher != nil && pusher.Park() {
+			return errParked
+		}
 		b, err := src.Lend(w.room(bufferSize))
 		if err != nil {
 			return err
@@ -127,22 +134,23 @@ func (w *way) copyLent() error {
 	}
 }
 
-// pushed has what comes written to a socket by who brings it, as long as that
-// takes it at once: a hand-over between goroutines costs more.
-func (w *way) pushed(src Lender) {
-	conn, ok := w.dst.(*connEnd)
-	from, can := src.(Pusher)
-	if !ok || !can {
+// push has what comes from a Pusher written to a socket by who brings it, as long
+// as that takes it at once, without a goroutine of the way's own: one that waits
+// costs memory, and a hand-over time. wake makes one that carries the rest.
+func (w *way) push(wake func()) {
+	from, ok := w.src.(Pusher)
+	if !ok {
 		return
 	}
+	conn, ok := w.dst.(*connEnd)
 	from.Push(func(b []byte) int {
-		if w.pace != nil && !w.pace.free() {
+		if !ok || w.pace != nil && !w.pace.free() {
 			return 0
 		}
 		n := conn.writeNow(b)
 		w.count(n)
 		return n
-	})
+	}, wake)
 }
 
 // copySmallFirst serves where src can't be asked whether bytes are there: a

@@ -39,13 +39,15 @@ type Lender interface {
 	Return()
 }
 
-// Pusher is a Lender that needs not wake who waits in Lend: what comes
-// meanwhile it offers to the func given to Push first, which takes as much as it
-// can at once, says how much, and must not block. Push is called once, before
-// Lend.
+// Pusher is a Lender for which nobody needs to wait. Park says that nobody calls
+// Lend until wake was called, once; false where Lend would not wait. What comes
+// meanwhile is offered to the func given to Push first, which takes as much as it
+// can at once, and says how much; wake is called for the rest, and for the end.
+// Neither func may block. Push is called before Park.
 type Pusher interface {
 	Lender
-	Push(to func([]byte) (took int))
+	Push(to func([]byte) (took int), wake func())
+	Park() bool
 }
 
 // Framer is an End that sends frames, and can be written to without a copy.

@@ -31,8 +31,10 @@ func (r *Registry) Pipe(e *Entry, s *Stream, local, remote End) error {
 	if silence := time.Duration(e.Tunnel.Silence); silence > 0 {
 		s.silence = s.watch(silence, s.passed, proto.CodeSilence)
 	}
-	go s.carry(&s.out)
-	go s.carry(&s.in)
+	for _, w := range []*way{&s.out, &s.in} {
+		w.push(func() { go s.carry(w) })
+		go s.carry(w)
+	}
 	return nil
 }
 
@@ -73,10 +75,13 @@ func (s *Stream) unthrottle() {
 	}
 }
 
-// carry copies one way and ends it.
+// carry copies one way, until it is parked or has ended.
 func (s *Stream) carry(w *way) {
-	defer s.entry.reg.pumps.leave()
 	err := s.copyToEnd(w)
+	if err == errParked {
+		return
+	}
+	defer s.entry.reg.pumps.leave()
 	switch {
 	case err == nil:
 	case s.byLocal(w, err):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -20,9 +21,11 @@ type trunkEnd struct {
 
 	mu     sync.Mutex
 	change sync.Cond
-	waits  bool
+	parked bool
 	to     func([]byte) int
+	wake   func()
 	pushed int // bytes that went that way
+	woken  int
 	data   []byte
 	lent   int
 	err    error
@@ -49,19 +52,35 @@ func (t *trunkEnd) Send(n int) (int, error) {
 	return t.Write(t.frame[:n])
 }
 
-func (t *trunkEnd) Push(to func([]byte) int) {
+func (t *trunkEnd) Push(to func([]byte) int, wake func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.to = to
+	t.to, t.wake = to, wake
+}
+
+func (t *trunkEnd) Park() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.parked = len(t.data) == 0 && t.err == nil
+	return t.parked
+}
+
+// rouse wakes the reader. Call it with mu held.
+func (t *trunkEnd) rouse() {
+	if t.parked {
+		t.parked = false
+		t.woken++
+		t.wake()
+	}
+	t.change.Broadcast()
 }
 
 func (t *trunkEnd) Lend(most int) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for t.waits = true; len(t.data) == 0 && t.err == nil; {
+	for len(t.data) == 0 && t.err == nil {
 		t.change.Wait()
 	}
-	t.waits = false
 	if len(t.data) == 0 {
 		return nil, t.err
 	}
@@ -80,19 +99,20 @@ func (t *trunkEnd) comes(b []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	took := 0
-	if t.waits && t.to != nil && len(t.data) == 0 {
+	if t.parked {
 		took = t.to(b)
 		t.pushed += took
 	}
-	t.data = append(t.data, b[took:]...)
-	t.change.Broadcast()
+	if t.data = append(t.data, b[took:]...); len(t.data) > 0 {
+		t.rouse()
+	}
 }
 
 func (t *trunkEnd) ends(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.err = err
-	t.change.Broadcast()
+	t.rouse()
 }
 
 // isTaken says that nothing waits to be taken.
@@ -211,4 +231,15 @@ func TestARateHoldsATrunkBack(t *testing.T) {
 	if _, err := io.Copy(io.Discard, client); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the reset comes out as %v", err)
 	}
+}
+
+func TestAnIdleWayHasNoGoroutine(t *testing.T) {
+	g := newRig(t)
+	before, many := runtime.NumGoroutine(), 100
+	for range many {
+		client, _, remote := g.tcpAndTrunk(1 << 10)
+		remote.comes([]byte("hello"))
+		readN(t, client, 5)
+	}
+	eventually(t, func() bool { return runtime.NumGoroutine() <= before+many+5 })
 }

@@ -46,7 +46,9 @@ type Stream struct {
 
 	inbox             inbox
 	waits             bool                    // the reader does, for more
+	parked            bool                    // so, and not in Lend
 	push              func([]byte) (took int) // nil for none
+	wake              func()                  // ends its being parked
 	lent              int                     // bytes of inbox's head that the reader has
 	total             uint64                  // that the peer sends in all; known once ended is closed
 	got               uint64                  // that has come from the peer
@@ -128,11 +130,36 @@ func (st *Stream) attend() {
 	st.waits = false
 }
 
-// Push has what comes while Lend waits taken by a func.
-func (st *Stream) Push(to func([]byte) (took int)) {
+// Push has what comes while the reader waits taken by a func, and a parked reader
+// woken by another.
+func (st *Stream) Push(to func([]byte) (took int), wake func()) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.push = to
+	st.push, st.wake = to, wake
+}
+
+// Park has the reader wait without Lend.
+func (st *Stream) Park() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.inbox.size > 0 || isClosed(st.ended) || isClosed(st.cut) || isClosed(st.s.pipe.ended) {
+		return false
+	}
+	st.waits, st.parked = true, true
+	return true
+}
+
+// rouse tells the reader that it need not wait any more. Call it with mu held.
+func (st *Stream) rouse() {
+	if st.parked {
+		st.waits, st.parked = false, false
+		st.wake()
+		return
+	}
+	select {
+	case st.more <- struct{}{}:
+	default:
+	}
 }
 
 // isOver says that the peer will not end its way: an end that it said before
@@ -224,10 +251,7 @@ func (st *Stream) store(whole *body, from, to int) (kept bool) {
 	} else {
 		st.inbox.put(whole[from:to])
 	}
-	select {
-	case st.more <- struct{}{}:
-	default:
-	}
+	st.rouse()
 	return kept
 }
 
@@ -251,6 +275,7 @@ func (st *Stream) finish(total uint64) {
 	if !isClosed(st.ended) {
 		st.total = total
 		close(st.ended)
+		st.rouse()
 	}
 }
 
@@ -506,6 +531,7 @@ func (st *Stream) cutOff(why error) bool {
 	}
 	st.reset = why
 	close(st.cut)
+	st.rouse()
 	st.mu.Unlock()
 	st.leave()
 	return true
