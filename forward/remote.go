@@ -36,6 +36,9 @@ const (
 	parkedPause   = 250 * time.Millisecond
 	parkedLate    = 2 * time.Second
 	parkedLong    = 5 * time.Minute
+	// learnPause is what connections may take, after us, to learn that the peer
+	// is gone.
+	learnPause = 50 * time.Millisecond
 	// retryRefused is how often a connection of a client may try a peer that
 	// refuses: it keeps those out for a while that try again and again.
 	retryRefused = time.Second
@@ -209,11 +212,11 @@ func (r *remote) dialLimit(try int) time.Duration {
 // hold pauses for about backoff and gives the next.
 func (r *remote) hold(ctx context.Context, changed <-chan struct{}, backoff time.Duration) time.Duration {
 	rest := jitter(backoff)
-	pause(ctx, changed, parkedPause)
-	if r.parked() { // they may learn of it after us
+	pause(ctx, changed, learnPause)
+	if r.parked() {
 		return backoff
 	}
-	pause(ctx, changed, rest-parkedPause)
+	pause(ctx, changed, rest-learnPause)
 	return min(2*backoff, backoffMax)
 }
 
