@@ -2,11 +2,14 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"strings"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multistream"
 
 	"p2ptun/registry"
 )
@@ -50,15 +53,43 @@ func (n *Node) TakesTrunks(id string) bool {
 	return err == nil && len(has) > 0
 }
 
-// OpenTrunk opens a link for a trunk to a connected peer; others keep it
-// connected.
+// OpenTrunk opens a link for a trunk to a connected peer that has said before
+// that it takes trunks; others keep it connected. It does not wait for any word
+// of the peer, nor for identify on a new connection: the first Read tells what
+// the peer says.
 func (n *Node) OpenTrunk(ctx context.Context, id, name string) (Link, error) {
-	ctx = network.WithNoDial(ctx, "trunk")
-	s, err := n.open(ctx, id, protocol.ID(trunkVersion+name))
+	p, err := peer.Decode(id)
 	if err != nil {
-		return Link{}, err
+		return Link{}, fmt.Errorf("peer %s: %w", id, err)
 	}
-	return Link{n.newDialled(ctx, s)}, nil
+	link := protocol.ID(trunkVersion + name)
+	ctx = network.WithNoDial(network.WithAllowLimitedConn(ctx, "trunk"), "trunk")
+	s, err := n.host.Network().NewStream(ctx, p)
+	if err != nil {
+		return Link{}, openError(link, err)
+	}
+	if err := s.SetProtocol(link); err != nil {
+		_ = s.Reset()
+		return Link{}, openError(link, err)
+	}
+	return Link{n.newDialled(ctx, &lazyStream{Stream: s, rw: multistream.NewMSSelect(s, link)})}, nil
+}
+
+// lazyStream is a stream whose protocol is negotiated with the first bytes.
+type lazyStream struct {
+	network.Stream
+	rw io.ReadWriter
+}
+
+func (s *lazyStream) Read(b []byte) (int, error)  { return s.rw.Read(b) }
+func (s *lazyStream) Write(b []byte) (int, error) { return s.rw.Write(b) }
+
+// CloseWrite says which protocol it is at least. What fails then, a Read tells.
+func (s *lazyStream) CloseWrite() error {
+	if f, ok := s.rw.(interface{ Flush() error }); ok {
+		_ = f.Flush()
+	}
+	return s.Stream.CloseWrite()
 }
 
 var _ interface{ Path() registry.Path } = Link{}
