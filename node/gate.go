@@ -23,14 +23,17 @@ type gate struct {
 	guard   *guard
 	most    int // connections of strangers
 	trusted func(peer.ID) bool
-	network atomic.Pointer[network.Network] // nil until the host is made
+	// circuits are the addresses that some peers are dialled at.
+	circuits *circuits
+	network  *atomic.Pointer[network.Network] // nil until the host is made
 }
 
 var _ connmgr.ConnectionGater = (*gate)(nil)
 
-func (g *gate) InterceptPeerDial(peer.ID) bool               { return true }
-func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
-func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool  { return true }
+func (g *gate) InterceptPeerDial(peer.ID) bool              { return true }
+func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
+func (g *gate) InterceptAddrDial(p peer.ID, a ma.Multiaddr) bool { return !g.circuits.hides(p, a) }
 
 func (g *gate) InterceptSecured(dir network.Direction, p peer.ID, addrs network.ConnMultiaddrs) bool {
 	switch {

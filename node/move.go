@@ -15,9 +15,9 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// lookAround is how often this machine's addresses are looked at: one system
-// call. Other systems' notifications of it differ too much to be worth it.
-const lookAround = time.Second
+// lookAround is how often this machine's addresses are looked at: a few system
+// calls. Other systems' notifications of it differ too much to be worth it.
+const lookAround = 200 * time.Millisecond
 
 // localIPs are the addresses of this machine that others may reach, sorted.
 func localIPs() (ips []netip.Addr, err error) {

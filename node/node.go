@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -88,25 +89,30 @@ type Config struct {
 // Node is the running libp2p host. Its methods may be called from any
 // goroutine.
 type Node struct {
-	log    *slog.Logger
-	host   host.Host
-	limits *limiter
-	guard  *guard
-	lan    *lan    // nil where the LAN is not asked
-	finder *finder // nil without a DHT
-	slots  *reserver
-	ranker ranker
-	prober *prober
-	memory *memory
-	here   *here
-	poke   event.Emitter // of announce; nil where libp2p chooses relays itself
-	judge  *judge        // nil where others are not asked, and in a relay
-	notes  *notes
-	visits *visitor
-	punch  *punchAddrs
-	perf   *perfServer
-	ledger *ledger // of a relay; else nil
-	relays []peer.AddrInfo
+	log  *slog.Logger
+	host host.Host
+	// network is the host's, for what libp2p calls while it makes the host: nil
+	// until then.
+	network atomic.Pointer[network.Network]
+	limits  *limiter
+	guard   *guard
+	lan     *lan    // nil where the LAN is not asked
+	finder  *finder // nil without a DHT
+	slots   *reserver
+	ranker  ranker
+	// circuits are those by which peers are dialled again.
+	circuits circuits
+	prober   *prober
+	memory   *memory
+	here     *here
+	poke     event.Emitter // of announce; nil where libp2p chooses relays itself
+	judge    *judge        // nil where others are not asked, and in a relay
+	notes    *notes
+	visits   *visitor
+	punch    *punchAddrs
+	perf     *perfServer
+	ledger   *ledger // of a relay; else nil
+	relays   []peer.AddrInfo
 	// autoRelay: libp2p chooses relays.
 	autoRelay bool
 
@@ -134,8 +140,8 @@ type Node struct {
 type want struct {
 	uses  int
 	addrs map[string]addrUse
-	// relayed: the newest connection came through a relay.
-	relayed bool
+	// relay is that of the newest connection; empty where it is direct.
+	relay peer.ID
 }
 
 type addrUse struct {
@@ -263,7 +269,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("connection manager: %w", err)
 	}
-	gate := &gate{guard: n.guard, most: n.limits.strangers, trusted: n.isTrusted}
+	gate := &gate{network: &n.network, guard: n.guard, most: n.limits.strangers, trusted: n.isTrusted, circuits: &n.circuits}
 	opts := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
@@ -289,7 +295,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	}
 	n.slots.host = n.host
 	network := n.host.Network()
-	gate.network.Store(&network)
+	n.network.Store(&network)
 	for range closers {
 		n.handlers.Go(func() {
 			n.guard.serve(n.life, func(p peer.ID) { _ = network.ClosePeer(p) })
@@ -316,7 +322,7 @@ func (n *Node) reachOptions(cfg Config) (opts []libp2p.Option) {
 	}
 	if cfg.Relay != nil {
 		n.ledger = newLedger()
-		opts = append(opts, libp2p.EnableRelayService(cfg.Relay.options()...), libp2p.ForceReachabilityPublic(), libp2p.EnableNATService(), libp2p.BandwidthReporter(n.ledger))
+		opts = append(opts, libp2p.EnableRelayService(cfg.Relay.options(n.dropBefore)...), libp2p.ForceReachabilityPublic(), libp2p.EnableNATService(), libp2p.BandwidthReporter(n.ledger))
 	}
 	return opts
 }
@@ -411,6 +417,9 @@ func (n *Node) isTrusted(p peer.ID) bool {
 func (n *Node) connected(c network.Conn) {
 	if c.Stat().Direction == network.DirInbound && n.guard.keepsOut(c.RemotePeer()) {
 		n.guard.dismiss(offence{peer: c.RemotePeer()})
+	}
+	if isRelayed(c.RemoteMultiaddr()) {
+		n.circuits.came(n.host, c.RemotePeer())
 	}
 	n.dropStale(c)
 	n.doubtOlder(c)

@@ -37,7 +37,7 @@ func (n *Node) follow(c network.Conn) {
 		return
 	}
 	relayed := isRelayed(c.RemoteMultiaddr())
-	n.noteRelayed(p, relayed)
+	n.noteRelay(p, relayOf(c.RemoteMultiaddr()))
 	if !relayed && c.Stat().Direction == network.DirOutbound && n.isWanted(p) {
 		n.memory.good(p, c.RemoteMultiaddr())
 	}
@@ -61,6 +61,25 @@ func (n *Node) dropStale(c network.Conn) {
 	for _, old := range n.host.Network().ConnsToPeer(c.RemotePeer()) {
 		if old != c && time.Since(old.Stat().Opened) > staleAge {
 			n.log.Info("a stale connection", "peer", old.RemotePeer(), "addr", old.RemoteMultiaddr())
+			closeDead(old)
+		}
+	}
+}
+
+// dropBefore closes the connections that a peer had before the one from which it
+// reserves a slot at this relay: there it wants to be reached. A circuit would be
+// opened on the one with most streams, and nobody would answer there if the
+// peer has moved to another network.
+func (n *Node) dropBefore(p peer.ID, from ma.Multiaddr) {
+	host := n.network.Load()
+	if host == nil {
+		return
+	}
+	conns := (*host).ConnsToPeer(p)
+	i := slices.IndexFunc(conns, func(c network.Conn) bool { return c.RemoteMultiaddr().Equal(from) })
+	for _, old := range conns {
+		if i >= 0 && conns[i].Stat().Opened.Sub(old.Stat().Opened) > staleAge {
+			n.log.Info("a connection from before", "peer", p, "addr", old.RemoteMultiaddr())
 			closeDead(old)
 		}
 	}
@@ -174,21 +193,24 @@ func (n *Node) isWanted(p peer.ID) bool {
 	return wanted
 }
 
-// noteRelayed notes how a wanted peer was reached last.
-func (n *Node) noteRelayed(p peer.ID, relayed bool) {
+// noteRelay notes how a wanted peer was reached last.
+func (n *Node) noteRelay(p, relay peer.ID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if w := n.wanted[p]; w != nil {
-		w.relayed = relayed
+		w.relay = relay
 	}
 }
 
-// wasRelayed says that a wanted peer was reached through a relay last.
-func (n *Node) wasRelayed(p peer.ID) bool {
+// lastRelay is the relay through which a wanted peer was reached last; empty for
+// none.
+func (n *Node) lastRelay(p peer.ID) peer.ID {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	w := n.wanted[p]
-	return w != nil && w.relayed
+	if w := n.wanted[p]; w != nil {
+		return w.relay
+	}
+	return ""
 }
 
 // isNeeded says that a tunnel or a live stream depends on that peer.

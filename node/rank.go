@@ -44,12 +44,15 @@ func (r *ranker) rank(addrs []ma.Multiaddr) []network.AddrDelay {
 
 // rankDials tries direct TCP first, then QUIC, then relays; libp2p's default
 // ends on QUIC, whose 257th stream hangs and which costs three times the CPU.
-// Within each group libp2p's own order (RFC 8305) holds.
+// Within each group libp2p's own order (RFC 8305) holds. A circuit of a peer
+// that a relay led to a moment ago does not wait: see circuits.
 func rankDials(addrs []ma.Multiaddr, relayDelay time.Duration) []network.AddrDelay {
-	var tcp, other, relayed []ma.Multiaddr
+	var tcp, other, relayed, numbered []ma.Multiaddr
 	quicDelay := quicDelayPrivate
 	for _, a := range addrs {
 		switch {
+		case isNumbered(a):
+			numbered = append(numbered, a)
 		case isRelayed(a):
 			relayed = append(relayed, a)
 		case has(a, ma.P_TCP):
@@ -63,7 +66,8 @@ func rankDials(addrs []ma.Multiaddr, relayDelay time.Duration) []network.AddrDel
 	}
 	ranked := swarm.DefaultDialRanker(tcp)
 	ranked = appendLater(ranked, other, quicDelay)
-	return appendLater(ranked, relayed, relayDelay)
+	ranked = appendLater(ranked, relayed, relayDelay)
+	return append(ranked, swarm.NoDelayDialRanker(numbered)...)
 }
 
 // appendLater ranks addrs after what is ranked already, if anything is.

@@ -302,8 +302,11 @@ func (n *Node) dial(ctx context.Context, p peer.ID) error {
 		return ErrNoAddress
 	}
 	n.clearBackoff(p)
-	if n.wasRelayed(p) {
+	if relay := n.lastRelay(p); relay != "" {
 		defer n.ranker.redial()()
+		if n.isConnected(relay) {
+			defer n.circuits.dial(n.host, p, relay)()
+		}
 	}
 	ctx = network.WithAllowLimitedConn(ctx, "tunnel")
 	if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {

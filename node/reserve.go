@@ -28,8 +28,10 @@ const (
 	reserveLimit = 3 * time.Second
 	longLimit    = 12 * time.Second
 	longAttempt  = 4
-	// reservePause is between attempts that failed.
+	// reservePause is between attempts that failed, soonPause after the first:
+	// an address comes before the way out.
 	reservePause = time.Second
+	soonPause    = 100 * time.Millisecond
 	// reserveEarly is how long before its end a reservation is made anew.
 	reserveEarly = 5 * time.Minute
 	// relayTag keeps the connection to a relay from being trimmed.
@@ -110,7 +112,7 @@ func (r *reserver) reserve(ctx context.Context, relay peer.AddrInfo, attempt int
 // pause waits before the next attempt; a connection that comes ends it. What a
 // relay refuses is asked for less and less often.
 func (r *reserver) pause(ctx context.Context, relay peer.ID, attempt int) {
-	pause := reservePause
+	pause := min(soonPause<<min(attempt-1, 6), reservePause)
 	up, changed := r.watch(relay.String())
 	if up {
 		pause = min(reservePause<<min(attempt, 6), time.Minute)

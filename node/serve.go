@@ -37,7 +37,9 @@ const (
 	relayBuffer     = 32 << 10 // of each way of a relayed connection
 )
 
-func (r RelayService) options() []relay.Option {
+// options are those of libp2p's service. reserved is told which peer reserves a
+// slot, and from where.
+func (r RelayService) options(reserved func(p peer.ID, from ma.Multiaddr)) []relay.Option {
 	res := relay.DefaultResources()
 	res.MaxReservations, res.MaxCircuits, res.BufferSize = defaultSlots, defaultCircuits, relayBuffer
 	if r.Slots > 0 {
@@ -47,7 +49,7 @@ func (r RelayService) options() []relay.Option {
 		res.MaxCircuits = r.Circuits
 	}
 	res.MaxReservationsPerIP, res.MaxReservationsPerASN = res.MaxReservations, res.MaxReservations
-	opts := []relay.Option{relay.WithResources(res), relay.WithACL(relayACL{r.Allowed}), relay.WithReservationAddressFilter(farAddr)}
+	opts := []relay.Option{relay.WithResources(res), relay.WithACL(relayACL{r.Allowed, reserved}), relay.WithReservationAddressFilter(farAddr)}
 	if r.Duration == 0 && r.Bytes == 0 {
 		return append(opts, relay.WithInfiniteLimits())
 	}
@@ -73,9 +75,19 @@ func isLinkLocal4(a ma.Multiaddr) bool {
 
 // relayACL asks who may reserve. Whoever has may be reached by all: it has its
 // own rules.
-type relayACL struct{ allowed func(peer string) bool }
+type relayACL struct {
+	allowed  func(peer string) bool
+	reserved func(p peer.ID, from ma.Multiaddr)
+}
 
-func (a relayACL) AllowReserve(p peer.ID, _ ma.Multiaddr) bool      { return a.allowed(p.String()) }
+func (a relayACL) AllowReserve(p peer.ID, from ma.Multiaddr) bool {
+	if !a.allowed(p.String()) {
+		return false
+	}
+	a.reserved(p, from)
+	return true
+}
+
 func (a relayACL) AllowConnect(peer.ID, ma.Multiaddr, peer.ID) bool { return true }
 
 // PeerTraffic is what one peer has sent and received through this relay, with

@@ -1,0 +1,53 @@
+package node
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// punchInVain dials a peer directly, as hole punching does, where nobody
+// answers, until the test ends.
+func punchInVain(t testing.TB, n *Node, p peer.ID) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	at, err := manet.FromNetAddr(l.Addr())
+	must(t, err)
+	n.host.Peerstore().ClearAddrs(p)
+	n.host.Peerstore().AddAddr(p, at, peerstore.PermanentAddrTTL)
+	ctx, cancel := context.WithCancel(network.WithForceDirectDial(context.Background(), "test"))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = n.host.Connect(ctx, peer.AddrInfo{ID: p})
+	}()
+	c, err := l.Accept()
+	must(t, err)
+	t.Cleanup(func() { cancel(); <-ended; c.Close(); l.Close() })
+}
+
+func TestACircuitThatEndsIsFollowedByAnotherWhileAHoleIsPunched(t *testing.T) {
+	a, b, relay := relayed(t, 0)
+	p := b.host.ID()
+	connect(t, a, infoOf(relay))
+	punchInVain(t, a, p)
+	for range 3 {
+		must(t, a.host.Network().ClosePeer(p))
+		a.host.Peerstore().ClearAddrs(p) // identify has told the direct ones
+		must(t, a.dial(within(t), p))
+		if path, _ := a.Path(p.String()); path.Relay != relay.ID() {
+			t.Fatalf("the path is %+v, want through the relay", path)
+		}
+	}
+	for _, addr := range a.host.Peerstore().Addrs(p) {
+		if isNumbered(addr) {
+			t.Errorf("%s is kept", addr)
+		}
+	}
+}
