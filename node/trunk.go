@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -21,6 +22,25 @@ const trunkVersion = trunkPrefix + "1.0.0"
 // Link is a stream that carries a trunk. It has the methods that trunk asks
 // for.
 type Link struct{ *streamEnd }
+
+// limitedWrite is how much is written at once over a relay with a limit: what of
+// one write does not arrive in whole is lost, as a message of yamux, up to
+// 64 KiB of the usual 128.
+const limitedWrite = 8 << 10
+
+// Write writes all of b, unless it fails.
+func (l Link) Write(b []byte) (n int, err error) {
+	if !l.Conn().Stat().Limited {
+		return l.streamEnd.Write(b)
+	}
+	for piece := range slices.Chunk(b, limitedWrite) {
+		m, err := l.streamEnd.Write(piece)
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
 
 // Reset ends the link. It does not block.
 func (l Link) Reset() { _ = l.Stream.Reset() }
