@@ -59,12 +59,7 @@ func BenchmarkSurviveBulk(b *testing.B) {
 	for name, work := range map[string]func(b *testing.B, t *benchTunnel, size int){"up": pourUp, "down": pourDown} {
 		b.Run(name, func(b *testing.B) {
 			w := startBothWays(b, giveOrTake)
-			const size = 128 << 20
-			trunk, plain := w.turns(b, b.N, func(t *benchTunnel) float64 {
-				before := t.cpu(b)
-				work(b, t, size)
-				return (t.cpu(b) - before).Seconds() * (1 << 30) / size
-			})
+			trunk, plain := w.turns(b, b.N, func(t *benchTunnel) float64 { return cpuOfPour(b, t, work) })
 			report(b, "cpu-s/GiB", trunk, plain)
 		})
 	}
@@ -126,23 +121,27 @@ func pourDown(b *testing.B, t *benchTunnel, size int) {
 // BenchmarkSurviveConnections opens 500 connections, eight at a time, b.N times.
 func BenchmarkSurviveConnections(b *testing.B) {
 	w := startBothWays(b, echo)
-	const count = 500
-	trunk, plain := w.turns(b, b.N, func(t *benchTunnel) float64 {
-		began := time.Now()
-		var workers sync.WaitGroup
-		for range 8 {
-			workers.Go(func() {
-				for range count / 8 {
-					if err := ping(t.addr); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-		}
-		workers.Wait()
-		return count / time.Since(began).Seconds()
-	})
+	trunk, plain := w.turns(b, b.N, func(t *benchTunnel) float64 { return connectionsASecond(b, t) })
 	report(b, "conns/s", trunk, plain)
+}
+
+// connectionsASecond opens 500, eight at a time, each with a byte there and back.
+func connectionsASecond(b *testing.B, t *benchTunnel) float64 {
+	b.Helper()
+	const count = 500
+	began := time.Now()
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			for range count / 8 {
+				if err := ping(t.addr); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return count / time.Since(began).Seconds()
 }
 
 // BenchmarkSurviveRoundTrip bounces 64 bytes 2,000 times, b.N times; then
@@ -209,30 +208,31 @@ func bounces(b *testing.B, t *benchTunnel, count int) (took []float64) {
 	return took
 }
 
-// BenchmarkSurviveIdle opens 4,000 connections over each, b.N times: the memory
-// of both nodes for one.
+// BenchmarkSurviveIdle opens 4,000 connections over each: the memory of both
+// nodes for one. A second time the memory is there already.
 func BenchmarkSurviveIdle(b *testing.B) {
-	const count = 4000
 	w := startBothWays(b, echo)
-	measure := func(t *benchTunnel) float64 {
-		before := t.rss(b)
-		conns := make([]net.Conn, 0, count)
-		for range count {
-			c := t.dial(b)
-			conns = append(conns, c)
-			if _, err := c.Write([]byte{1}); err != nil {
-				b.Fatal(err)
-			}
-			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-				b.Fatal(err)
-			}
-		}
-		held := float64(t.rss(b)-before) / count / 1024
-		for _, c := range conns {
-			c.Close()
-		}
-		return held
-	}
-	trunk, plain := w.turns(b, 1, measure) // a second time the memory is there already
+	trunk, plain := w.turns(b, 1, func(t *benchTunnel) float64 { return idleMemory(b, t) })
 	report(b, "KiB/conn", trunk, plain)
+}
+
+// idleMemory is how many KiB of both nodes one of 4,000 connections takes that
+// have carried a byte there and back.
+func idleMemory(b *testing.B, t *benchTunnel) float64 {
+	b.Helper()
+	const count = 4000
+	before := t.rss(b)
+	conns := make([]net.Conn, 0, count)
+	defer func() { closeAll(conns) }()
+	for range count {
+		c := t.dial(b)
+		conns = append(conns, c)
+		if _, err := c.Write([]byte{1}); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return float64(t.rss(b)-before) / count / 1024
 }

@@ -38,6 +38,25 @@ type benchTunnel struct {
 
 func startBenchTunnel(b *testing.B, listenAddr string, serve func(net.Conn), forwardFlags ...string) *benchTunnel {
 	b.Helper()
+	service := serveHere(b, serve)
+	homes := []string{b.TempDir(), b.TempDir()}
+	t := &benchTunnel{homes: homes}
+	id, err := exec.Command("p2ptun", "--home", homes[1], "id").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	node := []string{"-q", "--network", "none", "--drain", "0s", "--listen-addr", listenAddr}
+	peer := t.start(b, "address", append([]string{
+		"--home", homes[0], "listen", "bench", service, "--allow", strings.TrimSpace(string(id)),
+	}, node...))
+	bound := t.start(b, "forwarding", append(append([]string{"--home", homes[1], "forward", "bench", peer}, forwardFlags...), node...))
+	t.addr = "127.0.0.1:" + bound[strings.LastIndexByte(bound, '/')+1:]
+	return t
+}
+
+// serveHere serves in this process, and gives the address.
+func serveHere(b *testing.B, serve func(net.Conn)) string {
+	b.Helper()
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -52,26 +71,30 @@ func startBenchTunnel(b *testing.B, listenAddr string, serve func(net.Conn), for
 			go serve(c)
 		}
 	}()
-	homes := []string{b.TempDir(), b.TempDir()}
-	t := &benchTunnel{homes: homes}
-	id, err := exec.Command("p2ptun", "--home", homes[1], "id").Output()
-	if err != nil {
-		b.Fatal(err)
-	}
-	node := []string{"-q", "--network", "none", "--drain", "0s", "--listen-addr", listenAddr}
-	peer := t.start(b, "address", append([]string{
-		"--home", homes[0], "listen", "bench", server.Addr().String(), "--allow", strings.TrimSpace(string(id)),
-	}, node...))
-	bound := t.start(b, "forwarding", append(append([]string{"--home", homes[1], "forward", "bench", peer}, forwardFlags...), node...))
-	t.addr = "127.0.0.1:" + bound[strings.LastIndexByte(bound, '/')+1:]
-	return t
+	return server.Addr().String()
 }
 
 // start starts a node and gives the second word of the line that begins with
 // word.
 func (t *benchTunnel) start(b *testing.B, word string, args []string) string {
 	b.Helper()
-	cmd := exec.Command("p2ptun", args...)
+	return t.startCommand(b, word, exec.Command("p2ptun", args...))
+}
+
+// startProgram is start for a program of this test binary.
+func (t *benchTunnel) startProgram(b *testing.B, word string, args ...string) string {
+	b.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Args = args
+	return t.startCommand(b, word, cmd)
+}
+
+func (t *benchTunnel) startCommand(b *testing.B, word string, cmd *exec.Cmd) string {
+	b.Helper()
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -92,7 +115,7 @@ func (t *benchTunnel) start(b *testing.B, word string, args []string) string {
 			return words[1]
 		}
 	}
-	b.Fatalf("%s: no line that begins with %s", strings.Join(args, " "), word)
+	b.Fatalf("%s: no line that begins with %s", strings.Join(cmd.Args, " "), word)
 	return ""
 }
 
