@@ -1,0 +1,29 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"net"
+)
+
+// Hold opens idle connections, each after a byte there and back, up to the last
+// of the counts, and calls at at each of them. Then it closes them all.
+func Hold(ctx context.Context, addr string, counts []int, at func(n int)) error {
+	var held []net.Conn
+	defer func() {
+		for _, c := range held {
+			c.Close()
+		}
+	}()
+	for _, count := range counts {
+		for len(held) < count {
+			c, err := Echo(ctx, addr)
+			if err != nil {
+				return fmt.Errorf("refused at %d: %w", len(held)+1, err)
+			}
+			held = append(held, c)
+		}
+		at(count)
+	}
+	return nil
+}
