@@ -64,7 +64,7 @@ func parse(args []string) (*flags, error) {
 
 // quickly makes a run of seconds of what was not asked for otherwise.
 func (f *flags) quickly() {
-	f.rounds, f.labRounds, f.size = 1, 1, min(f.size, 64)
+	f.rounds, f.labRounds, f.size = 1, 1, min(f.size, 32)
 	f.seconds, f.labSeconds = 400*time.Millisecond, 5*time.Second
 }
 

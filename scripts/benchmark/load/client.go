@@ -11,15 +11,25 @@ import (
 // patience bounds what is done on one connection.
 const patience = 2 * time.Minute
 
-// dial opens a connection and says what is wanted of it, with more behind. It
-// ends with ctx.
+// conn is a connection that ends with a context.
+type conn struct {
+	net.Conn
+	forget func() bool
+}
+
+func (c *conn) Close() error {
+	c.forget()
+	return c.Conn.Close()
+}
+
+// dial opens a connection and says what is wanted of it, with more behind.
 func dial(ctx context.Context, addr string, want byte, n int64, more ...byte) (net.Conn, error) {
-	c, err := (&net.Dialer{Timeout: answerTime}).DialContext(ctx, "tcp", addr)
+	raw, err := (&net.Dialer{Timeout: answerTime}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(patience))
-	context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	_ = raw.SetDeadline(time.Now().Add(patience))
+	c := &conn{raw, context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })}
 	if _, err := c.Write(append(head(want, n), more...)); err != nil {
 		c.Close()
 		return nil, err

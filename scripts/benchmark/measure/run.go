@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ type Runner struct {
 }
 
 // limit is the longest that one work may take on one tunnel.
-const limit = 3 * time.Minute
+const limit = 5 * time.Minute
 
 // Run runs all of it; what a peer can't do is a result, no error.
 func (r *Runner) Run(ctx context.Context) error {
@@ -41,10 +42,11 @@ func (r *Runner) Run(ctx context.Context) error {
 		for i, w := range r.Works {
 			for k := range r.Peers {
 				p := r.Peers[(k+round+i)%len(r.Peers)]
-				r.turn(ctx, round+1, w, p)
+				values, err := r.turn(ctx, w, p)
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
+				r.record(round+1, w, p, values, err)
 			}
 		}
 	}
@@ -52,7 +54,7 @@ func (r *Runner) Run(ctx context.Context) error {
 }
 
 // turn does one work over one peer's tunnel.
-func (r *Runner) turn(ctx context.Context, round int, w Work, p *peers.Peer) {
+func (r *Runner) turn(ctx context.Context, w Work, p *peers.Peer) (Values, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	values := Values{}
@@ -64,7 +66,7 @@ func (r *Runner) turn(ctx context.Context, round int, w Work, p *peers.Peer) {
 			delete(r.running, p.Name)
 		}
 	}
-	r.record(round, w, p, values, err)
+	return values, err
 }
 
 // tunnel gives the one that runs, or a new one.
@@ -83,27 +85,29 @@ func (r *Runner) tunnel(ctx context.Context, w Work, p *peers.Peer) (*peers.Tunn
 	return t, err
 }
 
-// record hands on what a work gave, and an error for what it did not.
+// record hands on what a work gave, and an error for what it did not give. What
+// it gave before it failed counts for nothing, but in memory: there a peer
+// refuses at some count.
 func (r *Runner) record(round int, w Work, p *peers.Peer, values Values, err error) {
+	if err != nil && w.Name != "memory" {
+		values = nil
+	}
 	said := []string{}
-	for name, v := range values {
-		unit := "MB/s"
-		if m, ok := report.Lookup(name); ok {
-			unit = m.Unit
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		m, ok := report.Lookup(name)
+		if !ok {
+			m.Unit = "MB/s" // what there was beside
 		}
-		said = append(said, fmt.Sprintf("%s %.3g %s", name, v, unit))
-		if err == nil || slices.Contains(w.Gives, name) && w.Name == "memory" {
-			r.Record(report.Result{Measure: name, Unit: unit, Peer: p.Name, Round: round, Value: v})
+		said = append(said, fmt.Sprintf("%s %.3g %s", name, values[name], m.Unit))
+		r.Record(report.Result{Measure: name, Unit: m.Unit, Peer: p.Name, Round: round, Value: values[name]})
+	}
+	for _, name := range w.Gives {
+		if _, ok := values[name]; !ok && err != nil {
+			r.Record(report.Result{Measure: name, Peer: p.Name, Round: round, Error: err.Error()})
 		}
 	}
 	if err != nil {
 		said = append(said, err.Error())
-		for _, name := range w.Gives {
-			if _, ok := values[name]; !ok || w.Name != "memory" {
-				r.Record(report.Result{Measure: name, Peer: p.Name, Round: round, Error: err.Error()})
-			}
-		}
 	}
-	slices.Sort(said)
 	fmt.Fprintf(r.Log, "round %d, %s, %s: %s\n", round, w.Name, p.Name, strings.Join(said, ", "))
 }

@@ -16,3 +16,11 @@ func Weathers() []Weather {
 		{Name: "lab-relay", Delay: "5ms", Loss: "0%", Relay: true},
 	}
 }
+
+// Topology is what `netlab up` is told.
+func (w Weather) Topology() []string {
+	if w.Relay {
+		return []string{"nat", "--nat", "symmetric,symmetric", "--delay", w.Delay}
+	}
+	return []string{"wan", "--delay", w.Delay}
+}

@@ -21,6 +21,11 @@ func kubo(name, note, transport, security string) *Peer {
 			if err := t.initKubo(ctx, "offer", t.kuboAddr(transport), security); err != nil {
 				return err
 			}
+			id, err := t.ipfs(ctx, Side{}, "offer", "config", "Identity.PeerID")
+			if err != nil {
+				return err
+			}
+			t.secret = "/p2p/" + id
 			return t.initKubo(ctx, "forward", strings.NewReplacer("IP", t.Forward.IP, "PORT", "0").Replace(transport), security)
 		},
 		Offer: func(ctx context.Context, t *Tunnel) error {
@@ -59,14 +64,10 @@ func (t *Tunnel) forwardKubo(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	id, err := t.ipfs(ctx, Side{}, "offer", "config", "Identity.PeerID")
-	if err != nil {
+	if _, err := t.ipfs(ctx, t.Forward, "forward", "swarm", "connect", addr+t.secret); err != nil {
 		return err
 	}
-	if _, err := t.ipfs(ctx, t.Forward, "forward", "swarm", "connect", addr+"/p2p/"+id); err != nil {
-		return err
-	}
-	_, err = t.ipfs(ctx, t.Forward, "forward", "p2p", "forward", "/x/bench", fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port), "/p2p/"+id)
+	_, err = t.ipfs(ctx, t.Forward, "forward", "p2p", "forward", "/x/bench", fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port), t.secret)
 	return err
 }
 

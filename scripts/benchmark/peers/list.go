@@ -47,8 +47,3 @@ func Installed(programs map[string]string) {
 		}
 	}
 }
-
-// Relay is one of the network lab's, for those who can use it.
-type Relay struct {
-	Network string // the file of the network that has it
-}

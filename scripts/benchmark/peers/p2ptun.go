@@ -2,7 +2,11 @@ package peers
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
+
+	"benchmark/proc"
 )
 
 // p2ptun is the project's own, over a transport, with more flags of forward.
@@ -39,8 +43,10 @@ func (t *Tunnel) listen(ctx context.Context, transport string) error {
 		return err
 	}
 	if t.Relay != nil {
-		t.secret, err = t.p2ptun(ctx, "offer", "id")
-		return err
+		if t.secret, err = t.p2ptun(ctx, "offer", "id"); err != nil {
+			return err
+		}
+		return t.awaitSlot(ctx)
 	}
 	m, err := n.WaitFor(ctx, `^address    (\S*/ip4/`+t.Offer.IP+`/\S+)`)
 	if err == nil {
@@ -64,6 +70,25 @@ func (t *Tunnel) forward(ctx context.Context, transport string, flags []string) 
 	t.Addr = "127.0.0.1:" + m[1]
 	_, err = n.WaitFor(ctx, `^path       `)
 	return err
+}
+
+// awaitSlot waits until the offering node can be reached through the relay.
+func (t *Tunnel) awaitSlot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, proc.Patience)
+	defer cancel()
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		said, err := t.p2ptun(ctx, "offer", "status")
+		if err == nil && strings.Contains(said, "/p2p-circuit") {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no slot at the relay: %s, %w", said, ctx.Err())
+		case <-again.C:
+		}
+	}
 }
 
 // nodeFlags are those of both commands.

@@ -67,27 +67,28 @@ func (p *Peer) Start(ctx context.Context, at Place) (t *Tunnel, err error) {
 	if t.Dir, err = os.MkdirTemp("", "p2ptun-bench-"); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			t.Stop()
-			err = fmt.Errorf("%s: %w", p.Name, err)
-		}
-	}()
-	if p.Prepare != nil {
-		if err := p.Prepare(ctx, t); err != nil {
-			return nil, err
-		}
+	if err := p.build(ctx, t); err != nil {
+		t.Stop()
+		return nil, fmt.Errorf("%s: %w", p.Name, err)
+	}
+	return t, nil
+}
+
+// build takes the steps, and the times.
+func (p *Peer) build(ctx context.Context, t *Tunnel) (err error) {
+	if _, err = timed(ctx, t, p.Prepare); err != nil {
+		return err
 	}
 	if t.OfferReady, err = timed(ctx, t, p.Offer); err != nil {
-		return nil, err
+		return err
 	}
 	began := time.Now()
 	if t.ForwardReady, err = timed(ctx, t, p.Forward); err != nil {
-		return nil, err
+		return err
 	}
 	err = t.await(ctx)
 	t.FirstByte = time.Since(began)
-	return t, err
+	return err
 }
 
 // timed says how long a step took.
