@@ -122,7 +122,7 @@ func startService(ctx context.Context, s peers.Side, self, addr string) (*proc.P
 }
 
 func (f *flags) options() measure.Options {
-	o := measure.Options{Size: f.size << 20, Time: f.seconds, Counts: []int{1000, 9000, 10000}}
+	o := measure.Options{Size: f.size << 20, Time: f.time, Counts: []int{1000, 9000, 10000}}
 	if f.quick {
 		o.Counts = o.Counts[:1]
 	}

@@ -18,16 +18,16 @@ var errUsage = errors.New("wrong use")
 
 // flags are those of the command line; scripts/bench --help explains them.
 type flags struct {
-	rounds, labRounds   int
-	size                int64
-	only, measures      string
-	lab, quick, write   bool
-	json, from          string
-	programs, root      string
-	seconds, labSeconds time.Duration
-	peers               []*peers.Peer
-	works               []measure.Work
-	labs                []measure.Weather
+	rounds, labRounds int
+	size              int64
+	only, measures    string
+	lab, quick, write bool
+	json, from        string
+	programs, root    string
+	time, labTime     time.Duration
+	peers             []*peers.Peer
+	works             []measure.Work
+	labs              []measure.Weather
 }
 
 func parse(args []string) (*flags, error) {
@@ -37,8 +37,8 @@ func parse(args []string) (*flags, error) {
 	set.IntVar(&f.rounds, "rounds", 5, "")
 	set.IntVar(&f.labRounds, "lab-rounds", 3, "")
 	set.Int64Var(&f.size, "size", 512, "")
-	set.DurationVar(&f.seconds, "time", 3*time.Second, "")
-	set.DurationVar(&f.labSeconds, "lab-time", 15*time.Second, "")
+	set.DurationVar(&f.time, "time", 3*time.Second, "")
+	set.DurationVar(&f.labTime, "lab-time", 15*time.Second, "")
 	set.StringVar(&f.only, "only", "", "")
 	set.StringVar(&f.measures, "measures", "", "")
 	set.BoolVar(&f.lab, "lab", false, "")
@@ -65,7 +65,7 @@ func parse(args []string) (*flags, error) {
 // quickly makes a run of seconds of what was not asked for otherwise.
 func (f *flags) quickly() {
 	f.rounds, f.labRounds, f.size = 1, 1, min(f.size, 32)
-	f.seconds, f.labSeconds = 400*time.Millisecond, 5*time.Second
+	f.time, f.labTime = 400*time.Millisecond, 5*time.Second
 }
 
 // choose finds the peers and measures that are named.

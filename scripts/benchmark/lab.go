@@ -104,7 +104,7 @@ func (f *flags) labRuns(ctx context.Context, w measure.Weather, there []*peers.P
 func (f *flags) timedBothWays(name string) func(context.Context, measure.Options, *peers.Tunnel, measure.Values) error {
 	return func(ctx context.Context, _ measure.Options, t *peers.Tunnel, v measure.Values) error {
 		for _, way := range []string{load.Down, load.Up} {
-			args := append(slices.Clone(t.Forward.Exec), t.Programs["self"], "timed", t.Addr, way, f.labSeconds.String())
+			args := append(slices.Clone(t.Forward.Exec), t.Programs["self"], "timed", t.Addr, way, f.labTime.String())
 			said, err := proc.Run(ctx, args)
 			if err != nil {
 				return err

@@ -40,7 +40,7 @@ func (f *flags) show(run report.Run, results report.Results) error {
 // describe says how this run is made.
 func (f *flags) describe(programs map[string]string) report.Run {
 	run := report.Run{
-		Machine: machine(), Rounds: f.rounds, SizeMiB: f.size, Seconds: f.seconds.Seconds(), Versions: versions(programs),
+		Machine: machine(), Rounds: f.rounds, SizeMiB: f.size, Seconds: f.time.Seconds(), Versions: versions(programs),
 	}
 	for _, p := range f.peers {
 		if p.Missing(programs) != "" {
