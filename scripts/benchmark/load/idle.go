@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 )
 
 // Hold opens idle connections, each after a byte there and back, up to the last
-// of the counts, and calls at at each of them. Then it closes them all.
-func Hold(ctx context.Context, addr string, counts []int, at func(n int)) error {
+// of the counts, and calls at at each of them. Then it closes them all. A peer
+// that takes longer than limit is given up.
+func Hold(ctx context.Context, addr string, counts []int, limit time.Duration, at func(n int)) error {
 	var held []net.Conn
+	began := time.Now()
 	defer func() {
 		for _, c := range held {
 			c.Close()
@@ -22,6 +25,9 @@ func Hold(ctx context.Context, addr string, counts []int, at func(n int)) error 
 				return fmt.Errorf("refused at %d: %w", len(held)+1, err)
 			}
 			held = append(held, c)
+			if time.Since(began) > limit {
+				return fmt.Errorf("too slow at %d: %s have passed", len(held), limit)
+			}
 		}
 		at(count)
 	}

@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -55,8 +56,15 @@ func TestRatesPingsAndHeldConnections(t *testing.T) {
 		t.Error(got, err)
 	}
 	var at []int
-	if err := Hold(ctx, addr, []int{3, 5}, func(n int) { at = append(at, n) }); err != nil || len(at) != 2 {
+	if err := Hold(ctx, addr, []int{3, 5}, time.Minute, func(n int) { at = append(at, n) }); err != nil || len(at) != 2 {
 		t.Error(at, err)
+	}
+}
+
+func TestAPeerThatIsTooSlowIsGivenUp(t *testing.T) {
+	err := Hold(context.Background(), startService(t), []int{1000}, 0, func(int) {})
+	if err == nil || !strings.HasPrefix(err.Error(), "too slow at 1:") {
+		t.Error(err)
 	}
 }
 

@@ -113,6 +113,10 @@ func requests(name string, conns int) Work {
 	}}
 }
 
+// holdTime is how long a peer may take for all idle connections: ssh needs the
+// longer for each the more there are.
+const holdTime = time.Minute
+
 // memory holds idle connections. What it gave before a peer refused stays.
 func memory(ctx context.Context, o Options, t *peers.Tunnel, v Values) error {
 	if len(t.Nodes) == 0 {
@@ -120,7 +124,7 @@ func memory(ctx context.Context, o Options, t *peers.Tunnel, v Values) error {
 	}
 	before := t.RSS()
 	names := map[int]string{1000: "memory-1000", 9000: "memory-9000", 10000: "memory-10000"}
-	return load.Hold(ctx, t.Addr, o.Counts, func(n int) {
+	return load.Hold(ctx, t.Addr, o.Counts, holdTime, func(n int) {
 		v[names[n]] = float64(t.RSS()-before) / 1024 / float64(n)
 	})
 }

@@ -80,13 +80,14 @@ func (rs Results) cell(measure, peer string) string {
 	return text
 }
 
-var refused = regexp.MustCompile(`refused at \d+`)
+// stopped is how a peer's error begins that did not hold all connections.
+var stopped = regexp.MustCompile(`(refused|too slow) at (\d+)`)
 
 // short is an error for a cell.
 func short(text string) string {
-	if m := refused.FindString(text); m != "" {
-		n, _ := strconv.Atoi(strings.TrimPrefix(m, "refused at "))
-		return "refused at " + thousands(n)
+	if m := stopped.FindStringSubmatch(text); m != nil {
+		n, _ := strconv.Atoi(m[2])
+		return m[1] + " at " + thousands(n)
 	}
 	if text != "" {
 		return "failed"
