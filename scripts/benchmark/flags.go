@@ -53,6 +53,9 @@ func parse(args []string) (*flags, error) {
 		err = fmt.Errorf("unknown argument %s", set.Arg(0))
 	}
 	if err == nil {
+		if f.quick {
+			f.quickly(set)
+		}
 		err = f.choose()
 	}
 	if err != nil {
@@ -62,17 +65,17 @@ func parse(args []string) (*flags, error) {
 	return f, nil
 }
 
-// quickly makes a run of seconds of what was not asked for otherwise.
-func (f *flags) quickly() {
-	f.rounds, f.labRounds, f.size = 1, 1, min(f.size, 32)
-	f.time, f.labTime = 400*time.Millisecond, 5*time.Second
+// quickly makes a run of seconds, but for what was asked for otherwise.
+func (f *flags) quickly(set *flag.FlagSet) {
+	short := map[string]string{"rounds": "1", "lab-rounds": "1", "size": "32", "time": "400ms", "lab-time": "5s"}
+	set.Visit(func(given *flag.Flag) { delete(short, given.Name) })
+	for name, value := range short {
+		_ = set.Set(name, value) // a value that it takes
+	}
 }
 
 // choose finds the peers and measures that are named.
 func (f *flags) choose() (err error) {
-	if f.quick {
-		f.quickly()
-	}
 	if f.rounds < 1 || f.labRounds < 1 || f.size < 1 {
 		return fmt.Errorf("-rounds and -size are at least 1")
 	}
