@@ -17,7 +17,7 @@ func (p *pipe) admit(n int, cancel <-chan struct{}) bool {
 		p.mu.Unlock()
 		return false
 	}
-	if len(p.queue) == 0 && p.room()-p.held > 0 {
+	if (len(p.queue) == 0 || n <= smallWrite) && p.fits(n) {
 		p.held += n
 		p.mu.Unlock()
 		return true
@@ -49,7 +49,7 @@ func (p *pipe) giveBack(t *ticket) {
 
 // letIn admits those for whom there is room. Call it with mu held.
 func (p *pipe) letIn() {
-	for len(p.queue) > 0 && p.room()-p.held > 0 {
+	for len(p.queue) > 0 && p.fits(p.queue[0].n) {
 		t := p.queue[0]
 		p.queue[0] = nil
 		p.queue = p.queue[1:]

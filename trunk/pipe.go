@@ -36,6 +36,9 @@ const (
 	historyMin  = 256 << 10
 	historyFree = 1 << 20
 	historyMax  = 16 << 20
+	// historySmall is what of small writes may be kept beyond that, in bytes: who
+	// says little is not to wait until the peer has acknowledged another's much.
+	historySmall = 64 << 10
 	// historySlack is what may be kept beyond that, in bytes, of words that no
 	// admission holds back: yamux's and the control stream's, for as long as a
 	// session is parked.
@@ -342,6 +345,15 @@ func (p *pipe) send(id uint32, data []byte, c *chunk) error {
 	return err
 }
 
+// fits says that n bytes may be written now. Call it with mu held.
+func (p *pipe) fits(n int) bool {
+	if p.room()-p.held > 0 {
+		return true
+	}
+	unsent, kept := int(p.history.next-p.sent)+p.held, int(p.history.next-p.acked)+p.held
+	return n <= smallWrite && unsent < maxUnsent && kept < p.limit+historySmall
+}
+
 // room is how many bytes may be written now. Call it with mu held.
 func (p *pipe) room() int {
 	unsent, kept := int(p.history.next-p.sent), int(p.history.next-p.acked)
@@ -491,8 +503,9 @@ func (p *pipe) nextData(a *attachment, n int) (int, []byte) {
 	data := c.from(p.sent)
 	h := header{kind: kindData, length: len(data), offset: p.sent}
 	whole := p.sent == c.start
+	alone := p.sent == p.acked && a.trip.few()
 	p.sent += uint64(len(data))
-	if p.sent-p.asked >= uint64(p.limit/2) {
+	if alone || p.sent-p.asked >= uint64(p.limit/2) {
 		h.kind, p.asked = kindAsk, p.sent
 		a.trip.begin(p.sent)
 	}

@@ -19,7 +19,7 @@ const (
 	// nothing in between gives back what it does not need.
 	tidyEvery = 5 * time.Second
 	// trunkMin is what each trunk takes of the budget, in bytes.
-	trunkMin = historyMin + 2*maxData
+	trunkMin = historyMin + historySmall + 2*maxData
 )
 
 // session is a yamux over a pipe, at either side.

@@ -8,7 +8,14 @@ type trip struct {
 	began       time.Time
 	old         bool          // it began before forget
 	least, last time.Duration // 0 for none
+	ended       int           // how many have, up to fewTrips
 }
+
+// fewTrips are measured of what has the link to itself: these are the quickest.
+const fewTrips = 8
+
+// few says that the quickest may be quicker still.
+func (t *trip) few() bool { return t.ended < fewTrips }
 
 func (t *trip) begin(offset uint64) {
 	if t.offset == 0 {
@@ -28,6 +35,7 @@ func (t *trip) end(acked uint64) {
 		t.last = took
 	}
 	t.offset = 0
+	t.ended = min(t.ended+1, fewTrips)
 }
 
 // forget drops the last: more is under way from now on.
