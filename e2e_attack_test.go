@@ -33,19 +33,20 @@ const (
 	// besiegedLines is how many lines it may say and show in all.
 	besiegedLines = 100
 	// attackTries is how many connections and packets a second an attacker makes
-	// at most, with as many streams as it can.
+	// at most, with as many streams as it can. What is more fills the line.
 	attackTries = 10_000
-	// floodRequests is how many requests the flood of refusals makes at least in
-	// one siege: a stream that is opened, or a connection that is turned away.
-	floodRequests = 10_000 * int64(siegeLasts/time.Second)
-	// floodStreams is how many streams the flood of opens opens at least.
+	// siegeLasts is how long the flood of refusals goes on without a break.
+	siegeLasts = 10 * time.Second
+	// floodStreams is how many streams the floods of streams open at least.
 	floodStreams = 50_000
 
-	// siegeLasts is how long an attack goes on without a break, and after it the
-	// same effort on the port of no worth.
-	siegeLasts = 10 * time.Second
-	// siegesMore are made where the first does not pass; the median decides then.
-	siegesMore = 2
+	// The rates are compared over windows in turn, attack and dummy, so that what
+	// else the machine does hits both alike. Where the medians of the first pairs
+	// do not tell, more are taken.
+	window     = 300 * time.Millisecond
+	pairsFirst = 10
+	pairsMore  = 10
+	pairsMost  = 40
 )
 
 // siege is a listener with an allowed peer's transfer, and a port of no worth.
@@ -120,10 +121,14 @@ func (s *siege) transfer() {
 	await(s.t, "the transfer runs", func() bool { return s.moved.Load() > 64<<20 })
 }
 
-// rate is what the transfer moves in that time, in bytes a second.
-func (s *siege) rate(over time.Duration) float64 {
+// rate is what the transfer moves in a window, in bytes a second.
+func (s *siege) rate() float64 {
+	return s.rateOver(window)
+}
+
+func (s *siege) rateOver(d time.Duration) float64 {
 	before, start := s.moved.Load(), time.Now()
-	<-time.After(over)
+	<-time.After(d)
 	return float64(s.moved.Load()-before) / time.Since(start).Seconds()
 }
 
@@ -158,32 +163,17 @@ func (b *besieger) halt(t testing.TB) (used effort) {
 	return used
 }
 
-// result is that of one siege.
-type result struct {
-	kept    float64 // part of the rate
-	beside  float64 // the rate beside the same effort on the port of no worth, in bytes a second
-	used    effort
-	streams int64
-}
-
-// requests are those that the attacker has made.
-func (r result) requests() int64 {
-	return r.streams + r.used.tries*int64(siegeLasts/time.Second)
-}
-
-// once makes one siege.
-func (s *siege) once(on, off *besieger) (r result) {
+// goesOn has an attack go on for long, for what the victim then holds. What the
+// transfer keeps meanwhile is said alone: over so long the machine itself gets
+// faster and slower.
+func (s *siege) goesOn(on *besieger, without float64) {
 	s.t.Helper()
 	before := on.total
 	on.goes(effort{tries: attackTries})
-	with := s.rate(siegeLasts)
-	r.used = on.halt(s.t)
-	r.streams = on.total - before
-	off.goes(r.used)
-	r.beside = s.rate(siegeLasts)
-	off.halt(s.t)
-	r.kept = with / r.beside
-	return r
+	with := s.rateOver(siegeLasts)
+	used := on.halt(s.t)
+	s.t.Logf("%s without a break: %3.0f%%; %d connections turned away, %d streams", siegeLasts, 100*with/without,
+		used.tries*int64(siegeLasts/time.Second), on.total-before)
 }
 
 // suffers judges one attack: the transfer's rate, and that allowed peers come
@@ -193,25 +183,38 @@ func (s *siege) suffers(attack string) {
 	on, off := s.arm(attack, s.tcp, s.udp), s.arm(attack, s.dummy[0], s.dummy[1])
 	defer on.kill()
 	defer off.kill()
-	r := s.once(on, off)
-	kept := []float64{r.kept}
-	for range siegesMore {
-		if kept[0] >= keptPart {
+	var with, without []float64
+	var costs effort
+	for pairs := pairsFirst; ; pairs += pairsMore {
+		for len(with) < pairs {
+			on.goes(effort{tries: attackTries})
+			with = append(with, s.rate())
+			costs = on.halt(s.t)
+			off.goes(costs)
+			without = append(without, s.rate())
+			off.halt(s.t)
+		}
+		if median(with) >= keptPart*median(without) || pairs >= pairsMost {
 			break
 		}
-		kept = append(kept, s.once(on, off).kept)
 	}
-	s.t.Logf("%-10s %3.0f%% of %3.0f MB/s; %d connections or packets a second with %d%% of a core, %d streams; all sieges: %.2f",
-		attack, 100*median(kept), r.beside/1e6, r.used.tries, r.used.cpu/10, r.streams, kept)
-	if median(kept) < keptPart {
-		s.t.Errorf("%s: the transfer keeps %.0f%% of its rate", attack, 100*median(kept))
+	s.t.Logf("%-10s %3.0f%% of %3.0f MB/s in %d pairs; %d connections or packets a second, %d streams in all", attack,
+		100*median(with)/median(without), median(without)/1e6, len(with), costs.tries, on.total)
+	if median(with) < keptPart*median(without) {
+		s.t.Errorf("%s: the transfer keeps %.0f%% of its rate", attack, 100*median(with)/median(without))
 	}
-	if attack == "refusals" && r.requests() < floodRequests || attack == "opens" && r.streams < floodStreams {
-		s.t.Errorf("%s: %d requests, %d streams: that is no attack", attack, r.requests(), r.streams)
+	if attack == "refusals" {
+		s.goesOn(on, median(without))
 	}
 	on.goes(effort{tries: attackTries})
 	s.alliesComeIn(attack)
 	on.halt(s.t)
+	await(s.t, "the attack has opened as many streams as it is to", func() bool {
+		on.goes(effort{tries: attackTries})
+		s.rate()
+		on.halt(s.t)
+		return on.total >= floodStreams || attack != "refusals" && attack != "opens"
+	})
 }
 
 func median(of []float64) float64 {
@@ -368,7 +371,9 @@ func (s *siege) wantRefusal(from string) {
 func TestAnAllowedPeerIsServedUnderAttack(t *testing.T) {
 	s := newSiege(t, plainBinary(t))
 	seen := s.followRefusals()
-	s.rate(2 * time.Second) // the memory of the transfer alone
+	for range 5 {
+		s.rate() // the memory of the transfer alone
+	}
 	before, most := s.goroutines(), s.most()
 	for _, attack := range attackNames {
 		s.suffers(attack)
