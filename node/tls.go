@@ -52,16 +52,21 @@ type gatherConn struct {
 	net.Conn
 
 	mu   sync.Mutex
-	left int // bytes of the message that are to come in records
-	out  []byte
+	left int        // bytes of the message that are to come in records
+	out  *outBuffer // what is held back; nil for nothing
 
 	ready *registry.ReadyReader // nil where the connection can't be read that way
 	in    []byte                // read and not taken yet, part of ahead
 	ahead *[readAhead]byte      // nil while nothing is in it
 }
 
+type outBuffer struct {
+	n int
+	b [gathered]byte
+}
+
 var (
-	outBuffers   = sync.Pool{New: func() any { b := make([]byte, 0, gathered); return &b }}
+	outBuffers   = sync.Pool{New: func() any { return new(outBuffer) }}
 	aheadBuffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
 )
 
@@ -116,7 +121,7 @@ func (g *gatherConn) Write(b []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.left -= len(b) - recordExtra
-	if g.left <= 0 && len(g.out) == 0 {
+	if g.left <= 0 && g.out == nil {
 		return g.Conn.Write(b)
 	}
 	if err := g.hold(b); err != nil {
@@ -130,26 +135,30 @@ func (g *gatherConn) Write(b []byte) (int, error) {
 
 // hold adds to what is held back. Call it with mu held.
 func (g *gatherConn) hold(b []byte) error {
-	if len(g.out)+len(b) > gathered {
+	if g.out != nil && g.out.n+len(b) > gathered {
 		if err := g.flush(); err != nil {
 			return err
 		}
 	}
-	if g.out == nil {
-		g.out = *outBuffers.Get().(*[]byte)
+	if len(b) > gathered { // no record is
+		_, err := g.Conn.Write(b)
+		return err
 	}
-	g.out = append(g.out, b...)
+	if g.out == nil {
+		g.out = outBuffers.Get().(*outBuffer)
+	}
+	g.out.n += copy(g.out.b[g.out.n:], b)
 	return nil
 }
 
 // flush writes what is held back. Call it with mu held.
 func (g *gatherConn) flush() error {
-	if len(g.out) == 0 {
+	if g.out == nil {
 		return nil
 	}
-	_, err := g.Conn.Write(g.out)
-	out := g.out[:0]
-	outBuffers.Put(&out)
+	_, err := g.Conn.Write(g.out.b[:g.out.n])
+	g.out.n = 0
+	outBuffers.Put(g.out)
 	g.out = nil
 	return err
 }

@@ -113,7 +113,7 @@ type connEnd struct {
 func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
 	e := &connEnd{halfCloser: c, setLinger: setLinger}
 	_ = e.ready.init(c) // without, it is read with a buffer
-	e.now.init(e.ready)
+	e.now.init(&e.ready)
 	return e
 }
 

@@ -21,7 +21,7 @@ func (*connEnd) readReady(Room, int) (n int, err error) { return 0, ErrNotReadab
 // readyWriter: nor does it write without waiting.
 type readyWriter struct{}
 
-func (*readyWriter) init(ReadyReader) {}
+func (*readyWriter) init(*ReadyReader) {}
 
 func (*connEnd) writeNow([]byte) int { return 0 }
 

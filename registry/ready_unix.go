@@ -94,10 +94,8 @@ type readyWriter struct {
 	err error
 }
 
-func (r *readyWriter) init(of ReadyReader) {
-	r.raw = of.raw
-	r.try = r.writeOnce
-}
+// init takes the same socket as a reader.
+func (r *readyWriter) init(of *ReadyReader) { r.raw, r.try = of.raw, r.writeOnce }
 
 func (r *readyWriter) writeOnce(fd uintptr) bool {
 	r.n, r.err = syscall.Write(int(fd), r.b)

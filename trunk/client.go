@@ -361,12 +361,12 @@ func (c *Client) resume(o *outgoing, why error) {
 	since, survive := wall(), o.kept()
 	o.parked(since)
 	c.tell(o, Event{Op: Parked, Streams: o.count(), Survive: survive, Reason: why.Error()})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background()) // ends with the session
 	defer cancel()
 	c.tasks.Go(func() {
+		defer cancel()
 		if o.park(since, survive, ctx.Done()) {
 			o.end(proto.CodePeerAway)
-			cancel()
 		}
 	})
 	for pause := retryMin; ; pause = min(2*pause, retryMax) {

@@ -81,7 +81,7 @@ type pipe struct {
 
 	received uint64 // all before it was given to the reader
 	told     uint64 // the last ack that was given to a link
-	due      bool   // an ack is
+	due      bool   // an ack is, whether or not there is data to send with it
 	late     *time.Timer
 
 	link     *attachment // nil while there is none
@@ -142,6 +142,7 @@ func (p *pipe) attach(l Link, peerReceived, told uint64) (a *attachment, had boo
 	p.sent, p.asked = peerReceived, peerReceived
 	p.acknowledge(peerReceived)
 	p.told = told // what came since over the old link is acknowledged over the new
+	p.due = p.told < p.received
 	p.link, p.last = a, l
 	a.wake()
 	p.changed.Broadcast()
@@ -450,7 +451,7 @@ func (a *attachment) writeBoth(head, body []byte) (err error) {
 // rest ends the turn of who writes. Call it with mu held.
 func (p *pipe) rest(a *attachment) {
 	p.active, p.busy = nil, nil
-	if p.link != nil && (p.link != a || p.sent < p.history.next) {
+	if p.link != nil && (p.link != a || p.sent < p.history.next || p.due) {
 		p.link.wake()
 	}
 	if p.link != a && a.last != nil && !a.said {
@@ -480,7 +481,7 @@ func (p *pipe) nextWrite(a *attachment, upTo uint64) (n int, body []byte, ok boo
 		p.rest(a)
 		return 0, nil, false
 	}
-	if p.told < p.received && (p.due || p.sent < p.history.next || p.late == nil) {
+	if p.told < p.received && (p.due || p.sent < p.history.next) {
 		header{kind: kindAck, offset: p.received}.put(a.scratch[:])
 		n = headerSize
 		p.told, p.due = p.received, false
@@ -507,7 +508,7 @@ func (p *pipe) nextData(a *attachment, n int) (int, []byte) {
 	p.sent += uint64(len(data))
 	if alone || p.sent-p.asked >= uint64(p.limit/2) {
 		h.kind, p.asked = kindAsk, p.sent
-		a.trip.begin(p.sent)
+		a.trip.begin(p.sent, alone)
 	}
 	switch {
 	case len(data) <= smallWrite:
@@ -642,7 +643,10 @@ func (p *pipe) ackNow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.late = nil
-	if p.link != nil && p.told < p.received {
+	if p.told < p.received {
+		p.due = true
+	}
+	if p.link != nil && p.due {
 		p.link.wake()
 	}
 }

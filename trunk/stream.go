@@ -45,9 +45,8 @@ type Stream struct {
 	frame    *chunk // that Frame gave
 
 	inbox             inbox
-	waits             bool                    // the reader does, for more
-	parked            bool                    // so, and not in Lend
-	push              func([]byte) (took int) // nil for none
+	parked            bool                    // the reader waits, and not in Lend
+	push              func([]byte) (took int) // takes what comes then
 	wake              func()                  // ends its being parked
 	lent              int                     // bytes of inbox's head that the reader has
 	total             uint64                  // that the peer sends in all; known once ended is closed
@@ -89,11 +88,16 @@ func (st *Stream) Read(b []byte) (int, error) {
 // until Return is called. Errors are those of Read.
 func (st *Stream) Lend(most int) ([]byte, error) {
 	for {
-		b, atEnd := st.lend(most)
-		switch {
-		case b != nil:
+		st.mu.Lock()
+		if b := st.inbox.head(); b != nil {
+			b = b[:min(most, len(b))]
+			st.lent = len(b)
+			st.mu.Unlock()
 			return b, nil
-		case atEnd:
+		}
+		atEnd := isClosed(st.ended)
+		st.mu.Unlock()
+		if atEnd {
 			return nil, st.atEnd()
 		}
 		select {
@@ -102,36 +106,14 @@ func (st *Stream) Lend(most int) ([]byte, error) {
 		case <-st.cut:
 		case <-st.s.pipe.ended:
 		}
-		st.attend()
 		if st.isOver() {
 			return nil, st.failure()
 		}
 	}
 }
 
-// lend gives what is there; else, before the end, the reader waits from now on.
-func (st *Stream) lend(most int) (b []byte, atEnd bool) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if b = st.inbox.head(); b != nil {
-		b = b[:min(most, len(b))]
-		st.lent = len(b)
-		return b, false
-	}
-	atEnd = isClosed(st.ended)
-	st.waits = !atEnd
-	return nil, atEnd
-}
-
-// attend ends the reader's waiting.
-func (st *Stream) attend() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.waits = false
-}
-
-// Push has what comes while the reader waits taken by a func, and a parked reader
-// woken by another.
+// Push has what comes for a parked reader taken by a func, and the reader woken by
+// another.
 func (st *Stream) Push(to func([]byte) (took int), wake func()) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -145,14 +127,14 @@ func (st *Stream) Park() bool {
 	if st.inbox.size > 0 || isClosed(st.ended) || isClosed(st.cut) || isClosed(st.s.pipe.ended) {
 		return false
 	}
-	st.waits, st.parked = true, true
+	st.parked = true
 	return true
 }
 
 // rouse tells the reader that it need not wait any more. Call it with mu held.
 func (st *Stream) rouse() {
 	if st.parked {
-		st.waits, st.parked = false, false
+		st.parked = false
 		st.wake()
 		return
 	}
@@ -223,18 +205,16 @@ func (st *Stream) deliver(whole *body, n int) (kept bool, err error) {
 	}
 	took := st.pushOn(whole[:n])
 	kept = took < n && st.store(whole, took, n)
-	to := uint64(0)
-	if took > 0 {
-		to = st.next()
-	}
+	to := st.next()
 	st.mu.Unlock()
 	st.widen(to, budgetForAll)
 	return kept, nil
 }
 
-// pushOn offers bytes to a reader that waits for them. Call it with mu held.
+// pushOn offers bytes to a parked reader, for which nothing else is there. Call it
+// with mu held.
 func (st *Stream) pushOn(b []byte) (took int) {
-	if !st.waits || st.push == nil || st.inbox.size > 0 {
+	if !st.parked {
 		return 0
 	}
 	if took = st.push(b); took > 0 {

@@ -8,7 +8,8 @@ type trip struct {
 	began       time.Time
 	old         bool          // it began before forget
 	least, last time.Duration // 0 for none
-	ended       int           // how many have, up to fewTrips
+	alone       bool          // it has the link to itself
+	ended       int           // how many of those have, up to fewTrips
 }
 
 // fewTrips are measured of what has the link to itself: these are the quickest.
@@ -17,9 +18,9 @@ const fewTrips = 8
 // few says that the quickest may be quicker still.
 func (t *trip) few() bool { return t.ended < fewTrips }
 
-func (t *trip) begin(offset uint64) {
+func (t *trip) begin(offset uint64, alone bool) {
 	if t.offset == 0 {
-		t.offset, t.began, t.old = offset, time.Now(), false
+		t.offset, t.began, t.old, t.alone = offset, time.Now(), false, alone
 	}
 }
 
@@ -35,7 +36,9 @@ func (t *trip) end(acked uint64) {
 		t.last = took
 	}
 	t.offset = 0
-	t.ended = min(t.ended+1, fewTrips)
+	if t.alone {
+		t.ended = min(t.ended+1, fewTrips)
+	}
 }
 
 // forget drops the last: more is under way from now on.

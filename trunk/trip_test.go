@@ -1,10 +1,12 @@
 package trunk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -113,4 +115,66 @@ func TestWhatAsksIsAcknowledgedAtOnce(t *testing.T) {
 			peer.Reset()
 		})
 	}
+}
+
+// heldLink holds back what is written from the first of those bytes on.
+type heldLink struct {
+	*fakeLink
+	holds  []byte
+	inside chan struct{} // closed when it does
+	gate   chan struct{}
+}
+
+func (l *heldLink) Write(b []byte) (int, error) {
+	if bytes.Contains(b, l.holds) {
+		close(l.inside)
+		<-l.gate
+	}
+	return l.fakeLink.Write(b)
+}
+
+// TestAnAckIsNotForgottenWhileSomebodyWrites: who asks for it meanwhile may have
+// nothing more to say before it is there.
+func TestAnAckIsNotForgottenWhileSomebodyWrites(t *testing.T) {
+	for name, kind := range map[string]byte{"asked for": kindAsk, "late": kindData} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				p := newPipe(NewBudget(DefaultBudget).part(trunkBudget), func(*attachment, error) {})
+				link, peer := newFakeLink(-1, -1, false)
+				gated := &heldLink{fakeLink: link, holds: []byte("held"), inside: make(chan struct{}), gate: make(chan struct{})}
+				_, _, err := p.attach(gated, 0, 0)
+				must(t, err)
+				go func() {
+					for err := error(nil); err == nil; {
+						_, err = p.Read(make([]byte, 10))
+					}
+				}()
+				go func() {
+					if p.admit(4, nil) {
+						_ = p.send(3, []byte("held"), nil)
+					}
+				}()
+				<-gated.inside
+				head := make([]byte, headerSize)
+				header{kind: kind, length: 1}.put(head)
+				_, _ = peer.Write(append(head, 'x'))
+				time.Sleep(2 * ackLate) // virtual: it is due, and can't be written
+				close(gated.gate)
+				synctest.Wait()
+				_, _ = io.CopyN(io.Discard, peer, headerSize+muxHeader+4)
+				if n := peer.in.waiting(); n != headerSize {
+					t.Errorf("%d bytes follow, want an ack", n)
+				}
+				p.end(0)
+				peer.Reset()
+			})
+		})
+	}
+}
+
+// waiting is how many bytes were not read yet.
+func (w *wire) waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.data)
 }

@@ -166,6 +166,32 @@ func TestAMoveThatHangsDelaysNoResume(t *testing.T) {
 	})
 }
 
+// TestCloseWaitsForNoDial: a parked trunk's resume dials, and that may hang.
+func TestCloseWaitsForNoDial(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newFakeWorld(plan{}, converse)
+		defer w.close()
+		_, err := w.openSoon(t.Context())
+		must(t, err)
+		hangs := make(chan struct{})
+		w.Client.Dial = func(ctx context.Context) (Link, error) {
+			close(hangs)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Minute):
+			}
+			return nil, errCut
+		}
+		w.cut()
+		<-hangs
+		began := time.Now()
+		w.Client.Close(proto.CodeClosed)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("closed after %s", took)
+		}
+	})
+}
+
 // A right that is taken away ends the trunk, and no resume goes around that,
 // neither of a linked one nor of one that has just lost its link.
 func TestNoResumeGoesAroundARevocation(t *testing.T) {
