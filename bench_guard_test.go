@@ -3,17 +3,10 @@
 package main
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
-	"io"
-	"math/big"
 	"net"
-	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
-	"time"
 )
 
 // Guards: benchmarks that fail. Each compares what was measured in turns in one
@@ -35,106 +28,17 @@ const (
 	guardIdle = 24
 )
 
-func init() {
-	programs["bench-tls-listen"] = tlsListenMain
-	programs["bench-tls-forward"] = tlsForwardMain
-}
-
-// gathering has the records of one Write of TLS go out in one system call, once
-// the handshake is over.
-type gathering struct {
-	*net.TCPConn
-	begun bool
-	held  []byte
-}
-
-func (g *gathering) Write(b []byte) (int, error) {
-	if !g.begun {
-		return g.TCPConn.Write(b)
-	}
-	g.held = append(g.held, b...)
-	return len(b), nil
-}
-
-func (g *gathering) flush() error {
-	_, err := g.TCPConn.Write(g.held)
-	g.held = g.held[:0]
-	return err
-}
-
-const tlsBlock = 128 << 10
-
-// joinTLS carries bytes between a connection and TLS over another, both ways.
-func joinTLS(plain, raw *net.TCPConn, over func(net.Conn) *tls.Conn) {
-	g := &gathering{TCPConn: raw}
-	secure := over(g)
-	orExit(secure.Handshake())
-	g.begun = true
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = io.CopyBuffer(onlyWriter{plain}, onlyReader{secure}, make([]byte, tlsBlock))
-		_ = plain.CloseWrite()
-	}()
-	for b := make([]byte, tlsBlock); ; {
-		n, err := plain.Read(b)
-		if n > 0 {
-			_, _ = secure.Write(b[:n])
-			_ = g.flush()
-		}
-		if err != nil {
-			break
-		}
-	}
-	g.begun = false // CloseWrite lets nothing be written after it
-	_ = secure.CloseWrite()
-	<-done
-	_, _ = plain.Close(), raw.Close()
-}
-
-// serveTLS joins each connection to one that it dials, and prints where.
-func serveTLS(word string, target string, join func(accepted, dialled *net.TCPConn)) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	orExit(err)
-	fmt.Println(word, l.Addr())
-	for {
-		c, err := l.Accept()
-		orExit(err)
-		go func() {
-			to, err := net.Dial("tcp", target)
-			orExit(err)
-			join(c.(*net.TCPConn), to.(*net.TCPConn))
-		}()
-	}
-}
-
-// tlsListenMain is the side of a pair that has the service.
-func tlsListenMain() {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	orExit(err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	orExit(err)
-	config := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}}
-	serveTLS("address", os.Args[1], func(accepted, dialled *net.TCPConn) {
-		joinTLS(dialled, accepted, func(c net.Conn) *tls.Conn { return tls.Server(c, config) })
-	})
-}
-
-// tlsForwardMain is the other.
-func tlsForwardMain() {
-	config := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true} // only as fast as the other, not as safe
-	serveTLS("forwarding", os.Args[1], func(accepted, dialled *net.TCPConn) {
-		joinTLS(accepted, dialled, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
-	})
-}
-
-// startTLSPair starts a pair in front of a server of this process.
+// startTLSPair starts a pair, which scripts/bench has among its ceilings, in
+// front of a server of this process.
 func startTLSPair(b *testing.B, serve func(net.Conn)) *benchTunnel {
 	b.Helper()
+	program := filepath.Join(b.TempDir(), "benchmark")
+	mustRun(b, "go", "build", "-C", "scripts/benchmark", "-o", program, ".")
 	t := &benchTunnel{}
-	address := t.startProgram(b, "address", "bench-tls-listen", serveHere(b, serve))
-	t.addr = t.startProgram(b, "forwarding", "bench-tls-forward", address)
+	t.addr = serveHere(b, serve)
+	for _, side := range []string{"tls-server", "tls-client"} {
+		t.addr = t.startCommand(b, "ready", exec.Command(program, side, "127.0.0.1:0", t.addr))
+	}
 	return t
 }
 

@@ -81,18 +81,7 @@ func (t *benchTunnel) start(b *testing.B, word string, args []string) string {
 	return t.startCommand(b, word, exec.Command("p2ptun", args...))
 }
 
-// startProgram is start for a program of this test binary.
-func (t *benchTunnel) startProgram(b *testing.B, word string, args ...string) string {
-	b.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Args = args
-	return t.startCommand(b, word, cmd)
-}
-
+// startCommand is start for any program.
 func (t *benchTunnel) startCommand(b *testing.B, word string, cmd *exec.Cmd) string {
 	b.Helper()
 	cmd.Stderr = os.Stderr

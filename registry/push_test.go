@@ -178,13 +178,7 @@ func TestRSTThatAPushHearsOfIsNoEnd(t *testing.T) {
 			}
 			return nil
 		})
-		readN(t, client, 100_000)
-		rst(t, client)
-		<-pouring
-		g.drained()
-		if remote.halfCloses != 0 || !slices.Equal(remote.codes(), []proto.Code{proto.CodeReset}) {
-			t.Fatalf("remote saw %d half-closes and resets %v", remote.halfCloses, remote.codes())
-		}
+		g.wantReset(client, pouring, remote.memEnd)
 	}
 }
 

@@ -88,13 +88,20 @@ func TestRSTAmidReplyNeverLooksLikeHalfClose(t *testing.T) {
 		g := newRig(t)
 		client, peer, remote := g.tcpAndMem(1 << 20)
 		pouring := background(func() error { return pourUntilError(peer) })
-		readN(t, client, 100_000)
-		rst(t, client)
-		<-pouring
-		g.drained()
-		if remote.halfCloses != 0 || !slices.Equal(remote.codes(), []proto.Code{proto.CodeReset}) {
-			t.Fatalf("remote saw %d half-closes and resets %v", remote.halfCloses, remote.codes())
-		}
+		g.wantReset(client, pouring, remote)
+	}
+}
+
+// wantReset has a client send a RST in the middle of what is poured to it, and
+// fails unless its peer sees that, and nothing else.
+func (g *rig) wantReset(client *net.TCPConn, pouring <-chan error, remote *memEnd) {
+	g.Helper()
+	readN(g, client, 100_000)
+	rst(g, client)
+	<-pouring
+	g.drained()
+	if remote.halfCloses != 0 || !slices.Equal(remote.codes(), []proto.Code{proto.CodeReset}) {
+		g.Fatalf("remote saw %d half-closes and resets %v", remote.halfCloses, remote.codes())
 	}
 }
 

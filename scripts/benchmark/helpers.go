@@ -69,7 +69,7 @@ func helpTimed(ctx context.Context, args []string) error {
 	return err
 }
 
-// relay runs a ceiling: NAME LISTEN TARGET.
+// relay runs a ceiling, NAME LISTEN TARGET, and prints where it listens.
 func relay(serve func(net.Listener, string) error) func(context.Context, []string) error {
 	return func(ctx context.Context, args []string) error {
 		if len(args) != 2 {
@@ -79,7 +79,7 @@ func relay(serve func(net.Listener, string) error) func(context.Context, []strin
 		if err != nil {
 			return err
 		}
-		fmt.Println("ready")
+		fmt.Println("ready", l.Addr())
 		return serve(l, args[1])
 	}
 }

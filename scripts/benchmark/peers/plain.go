@@ -30,14 +30,14 @@ func ceiling(name, note, offer, forward string) *Peer {
 		Name: name, Note: note,
 		Prepare: func(_ context.Context, t *Tunnel) error { return t.pickPort() },
 		Offer: func(ctx context.Context, t *Tunnel) error {
-			_, err := t.startUntil(ctx, t.Offer, "^ready$", []string{t.Programs["self"], offer, t.contact(), t.Service})
+			_, err := t.startUntil(ctx, t.Offer, "^ready ", []string{t.Programs["self"], offer, t.contact(), t.Service})
 			return err
 		},
 		Forward: func(ctx context.Context, t *Tunnel) error {
 			if _, err := t.bindHere(); err != nil {
 				return err
 			}
-			_, err := t.startUntil(ctx, t.Forward, "^ready$", []string{t.Programs["self"], forward, t.Addr, t.contact()})
+			_, err := t.startUntil(ctx, t.Forward, "^ready ", []string{t.Programs["self"], forward, t.Addr, t.contact()})
 			return err
 		},
 	}
