@@ -26,6 +26,7 @@ import (
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"p2ptun/mux"
 	"p2ptun/proto"
 	"p2ptun/registry"
 )
@@ -274,6 +275,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
 		libp2p.Transport(newTCP),
+		libp2p.Muxer(string(mux.ID), mux.Transport{}),
 		libp2p.Security(libp2ptls.ID, newTLS),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.ResourceManager(resources),

@@ -23,7 +23,7 @@ const (
 	recordExtra = 5 + 1 + 16
 	// gathered bounds what goes out in one system call: a frame of yamux, in
 	// records.
-	gathered = 5 * (recordSize + recordExtra)
+	gathered = 17 * (recordSize + recordExtra)
 	// readAhead is what one system call takes in at most.
 	readAhead = 256 << 10
 )
@@ -106,6 +106,24 @@ func (c *gatheredConn) Write(b []byte) (n int, err error) {
 	}
 	return n, err
 }
+
+// WriteBoth has the records of both pieces go out together. Errors are those of
+// Write.
+func (c *gatheredConn) WriteBoth(head, body []byte) error {
+	c.raw.expect(len(head) + len(body))
+	_, err := c.SecureConn.Write(head)
+	if err == nil {
+		_, err = c.SecureConn.Write(body)
+	}
+	if flushErr := c.raw.expect(0); err == nil {
+		err = flushErr
+	}
+	return err
+}
+
+// Ahead says that a whole record is there to be read. One goroutine may ask, and
+// read.
+func (c *gatheredConn) Ahead() bool { return len(c.raw.in) >= recordSize+recordExtra }
 
 // expect says how many bytes are to come in records; what was held back of
 // those before goes out.

@@ -12,6 +12,9 @@ const bufferSize = 64<<10 - 12
 // 16 MB does.
 const smallRead = 2<<10 - 12
 
+// frameMost is what is read at once into the room of a frame, as far as it goes.
+const frameMost = 256 << 10
+
 type buffer [bufferSize]byte
 
 // bufferPool is what the pump needs of a sync.Pool.

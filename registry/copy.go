@@ -97,7 +97,7 @@ func (w *way) copyReady() error {
 func (w *way) copyFramed(conn *connEnd, f Framer) error {
 	frame := frameRoom{f}
 	for {
-		n, err := conn.readReady(frame, w.room(bufferSize))
+		n, err := conn.readReady(frame, w.room(frameMost))
 		if err != nil {
 			return err
 		}

@@ -10,16 +10,35 @@ import (
 type chunk struct {
 	start uint64 // offset of the first byte
 	n     int
-	buf   [headerSize + maxData]byte
+	buf   []byte // of headerSize and smallData, or of headerSize and maxData
 }
 
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
+var (
+	smallChunks = sync.Pool{New: func() any { return &chunk{buf: make([]byte, headerSize+smallData)} }}
+	largeChunks = sync.Pool{New: func() any { return &chunk{buf: make([]byte, headerSize+maxData)} }}
+)
 
 func newChunk(start uint64) *chunk {
-	c := chunks.Get().(*chunk)
+	c := smallChunks.Get().(*chunk)
 	c.start, c.n = start, 0
 	return c
 }
+
+// free gives a chunk back.
+func (c *chunk) free() {
+	if c.size() > smallData {
+		largeChunks.Put(c)
+		return
+	}
+	smallChunks.Put(c)
+}
+
+// size is how many bytes there is room for.
+func (c *chunk) size() int { return len(c.buf) - headerSize }
+
+// isWhole says that so many bytes are to go out from the chunk: fewer would
+// waste its room for as long as they are kept.
+func (c *chunk) isWhole(n int) bool { return n >= c.size()/2 }
 
 func (c *chunk) end() uint64 { return c.start + uint64(c.n) }
 
@@ -45,9 +64,9 @@ type history struct {
 	next uint64 // offset after the newest
 }
 
-// wholeFrame is from how many bytes on a frame gets a chunk of its own, so that
-// it goes out at once; smaller ones share.
-const wholeFrame = maxData / 2
+// wholeFrame is from how many bytes on a frame begins a chunk of its own, so
+// that it goes out at once; smaller ones share.
+const wholeFrame = smallData / 2
 
 // append takes all of a frame.
 func (h *history) append(head, body []byte) {
@@ -70,7 +89,8 @@ func (h *history) left() int {
 	if len(h.list) == 0 {
 		return 0
 	}
-	return maxData - h.list[len(h.list)-1].n
+	last := h.list[len(h.list)-1]
+	return last.size() - last.n
 }
 
 func (h *history) grow() { h.list = append(h.list, newChunk(h.next)) }
@@ -91,7 +111,7 @@ func (h *history) drop(before uint64, busy *chunk) {
 	i := 0
 	for i < len(h.list) && h.list[i].end() <= before && (i < len(h.list)-1 || h.list[i].end() == h.next) {
 		if h.list[i] != busy {
-			chunks.Put(h.list[i])
+			h.list[i].free()
 		}
 		h.list[i] = nil
 		i++

@@ -28,7 +28,7 @@ const (
 
 	ctlSize = 13
 	// maxWords is what one yamux frame carries of messages, in bytes.
-	maxWords = maxBody - maxBody%ctlSize
+	maxWords = smallBody - smallBody%ctlSize
 	// maxControl bounds what of the peer's messages waits to be read, in bytes:
 	// a word of each kind about each of MaxStreams streams.
 	maxControl = 4 << 20

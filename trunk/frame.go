@@ -21,9 +21,11 @@ const (
 	kindAsk  byte = 4 // data that is to be acknowledged as soon as it has come
 
 	headerSize = 12
-	// maxData bounds the bytes of one data frame. With its header it is one
-	// message of the yamux that libp2p runs (64 KiB with 12 of its own).
-	maxData = 64<<10 - headerSize - 12
+	// maxData bounds the bytes of one data frame: with its header, and libp2p's of
+	// 12 bytes, it is 256 KiB. Where that would keep others waiting for long, a
+	// frame has smallData at most.
+	maxData   = 256<<10 - headerSize - 12
+	smallData = 64<<10 - headerSize - 12
 )
 
 // errFrame is returned for what is no frame, or none that may come now.

@@ -57,10 +57,9 @@ type framer struct {
 	head  [muxHeader]byte // of the frame that yamux is writing
 	wrote int             // bytes of that body that are to come
 
-	in    [muxHeader + maxBody]byte // for yamux
-	given int                       // of in
-	have  int                       // of in
-	spare *body                     // for the next data
+	in    [muxHeader + maxWords]byte // for yamux
+	given int                        // of in
+	have  int                        // of in
 }
 
 // Read gives yamux its next frame, once that is there to its end.
@@ -101,6 +100,8 @@ func (f *framer) data(head muxFrame) error {
 	switch {
 	case head.flags() != 0 || n == 0 || n > maxBody:
 		return fmt.Errorf("%w: yamux data of %d bytes, flags %d", errFrame, n, head.flags())
+	case head.id() == controlID && n > maxWords:
+		return fmt.Errorf("%w: %d bytes of messages", errFrame, n)
 	case head.id() == controlID:
 		if err := f.s.wordsArrived(int64(n)); err != nil {
 			return err
@@ -108,15 +109,13 @@ func (f *framer) data(head muxFrame) error {
 		f.have = muxHeader + n
 		return f.readFull(f.in[muxHeader:f.have])
 	}
-	if f.spare == nil {
-		f.spare = bodies.Get().(*body)
+	whole := newBody(n)
+	err, kept := f.readFull(whole.b[:n]), false
+	if err == nil {
+		kept, err = f.s.deliver(head.id(), whole, n)
 	}
-	if err := f.readFull(f.spare[:n]); err != nil {
-		return err
-	}
-	kept, err := f.s.deliver(head.id(), f.spare, n)
-	if kept {
-		f.spare = nil
+	if !kept {
+		whole.free()
 	}
 	return err
 }

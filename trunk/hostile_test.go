@@ -198,7 +198,7 @@ func TestANewStreamHasLittleCredit(t *testing.T) {
 		must(t, err)
 		must(t, s.arrived(controlID, muxSYN))
 		must(t, s.arrived(3, muxSYN))
-		_, err = s.deliver(3, new(body), n)
+		_, err = s.deliver(3, newBody(maxBody), n)
 		if (err == nil) != within || err != nil && !errors.Is(err, errFrame) {
 			t.Errorf("%d bytes: %v", n, err)
 		}

@@ -3,13 +3,32 @@ package trunk
 import "sync"
 
 // body holds what one yamux frame carries.
-type body [maxBody]byte
+type body struct{ b []byte }
 
-var bodies = sync.Pool{New: func() any { return new(body) }}
+var (
+	smallBodies = sync.Pool{New: func() any { return &body{make([]byte, smallBody)} }}
+	largeBodies = sync.Pool{New: func() any { return &body{make([]byte, maxBody)} }}
+)
 
-// handOver is from how many bytes on a body goes to its stream as it is; fewer
-// are copied, so that a stream with little holds little.
-const handOver = maxBody / 4
+// newBody makes room for n bytes, up to maxBody.
+func newBody(n int) *body {
+	if n > smallBody {
+		return largeBodies.Get().(*body)
+	}
+	return smallBodies.Get().(*body)
+}
+
+func (w *body) free() {
+	if len(w.b) > smallBody {
+		largeBodies.Put(w)
+		return
+	}
+	smallBodies.Put(w)
+}
+
+// isFull says that with so many bytes it goes to its stream as it is; fewer are
+// copied, so that a stream with little holds little.
+func (w *body) isFull(n int) bool { return n >= len(w.b)/4 }
 
 // inbox is what came for a stream and was not read yet, in order.
 type inbox struct {
@@ -38,7 +57,7 @@ func (in *inbox) put(b []byte) {
 // another.
 func (in *inbox) keep(whole *body, from, to int) {
 	in.size += to - from
-	in.list = append(in.list, piece{data: whole[from:to], whole: whole})
+	in.list = append(in.list, piece{data: whole.b[from:to], whole: whole})
 }
 
 // head is the next bytes to read; nil for none.
@@ -57,7 +76,7 @@ func (in *inbox) drop(n int) {
 		return
 	}
 	if p.whole != nil {
-		bodies.Put(p.whole)
+		p.whole.free()
 	}
 	*p = piece{}
 	if in.list = in.list[1:]; len(in.list) == 0 {

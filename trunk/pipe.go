@@ -43,6 +43,9 @@ const (
 	// admission holds back: yamux's and the control stream's, for as long as a
 	// session is parked.
 	historySlack = 8 << 20
+	// quickTrip is up to how long a round trip, with all that waits on the way,
+	// may take where frames are large.
+	quickTrip = 5 * time.Millisecond
 	// ackEvery is how many bytes may come unacknowledged where no ack is asked
 	// for; ackLate is when fewer are.
 	ackEvery = 1 << 20
@@ -365,6 +368,13 @@ func (p *pipe) room() int {
 		}
 	}
 	return max(0, min(maxUnsent-unsent, p.limit-kept))
+}
+
+// isQuick says that a large frame keeps nobody waiting for long.
+func (p *pipe) isQuick() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.link != nil && p.link.trip.last > 0 && p.link.trip.last <= quickTrip
 }
 
 // mayGrow says that a longer history can help. Call it with mu held.

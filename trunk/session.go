@@ -231,7 +231,7 @@ func (s *session) deliver(id uint32, whole *body, n int) (kept bool, err error) 
 	if len(e.data)+n > leastWindow {
 		return false, fmt.Errorf("%w: %d bytes beyond a new stream's credit", errFrame, n)
 	}
-	e.data = append(e.data, whole[:n]...)
+	e.data = append(e.data, whole.b[:n]...)
 	s.early[id] = e
 	return false, nil
 }

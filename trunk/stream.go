@@ -20,7 +20,8 @@ const (
 	windowStart = 256 << 10
 	windowMax   = 16 << 20
 	// maxBody is what one yamux frame carries: with its header it fills a chunk.
-	maxBody = maxData - muxHeader
+	maxBody   = maxData - muxHeader
+	smallBody = smallData - muxHeader
 )
 
 // Stream is one connection on a trunk. It is a registry.End.
@@ -43,6 +44,7 @@ type Stream struct {
 	sent     uint64
 	credit   uint64 // that the peer gave, in all
 	frame    *chunk // that Frame gave
+	full     bool   // the last was
 
 	inbox             inbox
 	parked            bool                    // the reader waits, and not in Lend
@@ -164,7 +166,11 @@ func (st *Stream) Return() {
 
 // Frame gives room for the bytes of one frame.
 func (st *Stream) Frame() []byte {
-	st.frame = chunks.Get().(*chunk)
+	pool := &smallChunks
+	if st.full && st.s.pipe.isQuick() {
+		pool = &largeChunks
+	}
+	st.frame = pool.Get().(*chunk)
 	return st.frame.body()
 }
 
@@ -174,9 +180,10 @@ func (st *Stream) Send(n int) (sent int, err error) {
 	c := st.frame
 	st.frame = nil
 	b := c.body()[:n]
-	if n >= wholeFrame {
+	st.full = n >= len(c.body())*3/4
+	if c.isWhole(n) {
 		if sent, err = st.mayWrite(n); err != nil {
-			chunks.Put(c)
+			c.free()
 			return 0, err
 		}
 		if sent == n {
@@ -188,7 +195,7 @@ func (st *Stream) Send(n int) (sent int, err error) {
 		n, err = st.Write(b[sent:])
 		sent += n
 	}
-	chunks.Put(c)
+	c.free()
 	return sent, err
 }
 
@@ -203,7 +210,7 @@ func (st *Stream) deliver(whole *body, n int) (kept bool, err error) {
 		st.mu.Unlock()
 		return false, err
 	}
-	took := st.pushOn(whole[:n])
+	took := st.pushOn(whole.b[:n])
 	kept = took < n && st.store(whole, took, n)
 	to := st.next()
 	st.mu.Unlock()
@@ -226,10 +233,10 @@ func (st *Stream) pushOn(b []byte) (took int) {
 
 // store keeps bytes for the reader. Call it with mu held.
 func (st *Stream) store(whole *body, from, to int) (kept bool) {
-	if kept = to-from >= handOver; kept {
+	if kept = whole.isFull(to - from); kept {
 		st.inbox.keep(whole, from, to)
 	} else {
-		st.inbox.put(whole[from:to])
+		st.inbox.put(whole.b[from:to])
 	}
 	st.rouse()
 	return kept
