@@ -89,7 +89,7 @@ func (s *session) receive() {
 	}
 }
 
-// release gives back what was read for nobody any more.
+// release gives back the chunk that is read to.
 func (r *receiver) release() {
 	if r.chunk != nil {
 		pool.Put(r.chunk)
@@ -142,10 +142,10 @@ func (r *receiver) fill() error {
 
 // deliver gives a stream what was read for it.
 func (r *receiver) deliver() {
-	if r.to == nil || !r.to.arrive(r.chunk, r.filled) {
-		pool.Put(r.chunk)
+	if r.to != nil && r.to.arrive(r.chunk, r.filled) {
+		r.chunk = nil
 	}
-	r.chunk, r.filled = nil, 0
+	r.filled = 0
 	r.turned = true
 }
 
@@ -154,6 +154,7 @@ func (r *receiver) complete() {
 	if r.left > 0 {
 		return
 	}
+	r.release()
 	if r.fin && r.to != nil {
 		r.to.finish()
 		r.turned = true
@@ -310,27 +311,28 @@ func (r *receiver) revoke(st *stream) {
 }
 
 // read receives for a stream that leads, until there is data for it or
-// something else has happened to it.
-func (r *receiver) read(st *stream, b []byte) (n int) {
+// something else has happened to it. It reports busy where another of the
+// stream's readers does.
+func (r *receiver) read(st *stream, b []byte) (n int, busy bool) {
 	r.mu.Lock()
 	if !r.leads(st) || r.inside {
-		r.mu.Unlock()
-		return 0
+		defer r.mu.Unlock()
+		return 0, r.leads(st)
 	}
 	r.inside = true
 	r.mu.Unlock()
-	r.turned = false
+	r.turned = st.hasNews() // of what came before it led
 	var err error
 	for n == 0 && err == nil && !r.turned {
 		n, err = r.step(st, b)
 		r.s.out.slow()
 	}
-	r.leave(n, err)
-	return n
+	r.leave(err)
+	return n, false
 }
 
 // leave ends a leader's read.
-func (r *receiver) leave(n int, err error) {
+func (r *receiver) leave(err error) {
 	r.mu.Lock()
 	r.inside = false
 	foreign := r.turned

@@ -191,8 +191,7 @@ func (o *sender) write(h *header, payload []byte) (err error) {
 	}
 	o.buf = nil
 	if err != nil {
-		o.s.end(errEOF(err))
-		return o.s.why()
+		return o.s.fade(err)
 	}
 	return nil
 }

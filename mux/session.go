@@ -30,6 +30,9 @@ const (
 	// how long it may take.
 	pingEvery = 30 * time.Second
 	pingLimit = 10 * time.Second
+	// sayAfter is how long a new stream waits for a first frame that says of it on
+	// the way.
+	sayAfter = 5 * time.Millisecond
 )
 
 var (
@@ -66,8 +69,11 @@ type session struct {
 
 	mu      sync.Mutex
 	err     error // why it is over
+	reason  error // why we are about to end it; nil while we are not
 	streams map[uint32]*stream
-	next    uint32 // id of our next stream
+	next    uint32    // id of our next stream
+	unsaid  []*stream // of which the peer may know nothing yet
+	saying  *time.Timer
 	pingID  uint32
 	pinged  time.Time
 	heard   uint64 // frames that had come by then
@@ -133,6 +139,7 @@ func (s *session) open() (*stream, error) {
 	st.opens, st.untaken = flagSYN, true
 	s.next += 2
 	s.streams[st.id] = st
+	s.sayLater(st)
 	return st, nil
 }
 
@@ -182,11 +189,35 @@ func (s *session) begin(id uint32) error {
 	select {
 	case s.accepted <- st:
 		s.streams[id] = st
+		s.sayLater(st)
 	default:
 		span.Done()
 		s.out.soon(header{kind: kindWindow, flags: flagRST, id: id})
 	}
 	return nil
+}
+
+// sayLater has the peer told of a stream where no data says so before. Call it
+// with mu held.
+func (s *session) sayLater(st *stream) {
+	switch s.unsaid = append(s.unsaid, st); {
+	case len(s.unsaid) > 1:
+	case s.saying == nil:
+		s.saying = time.AfterFunc(sayAfter, s.sayNow)
+	default:
+		s.saying.Reset(sayAfter)
+	}
+}
+
+func (s *session) sayNow() {
+	s.mu.Lock()
+	unsaid := s.unsaid
+	s.unsaid = nil
+	s.mu.Unlock()
+	for _, st := range unsaid {
+		st.announce()
+	}
+	s.out.wake()
 }
 
 func (s *session) find(id uint32) *stream {
@@ -240,10 +271,14 @@ func (s *session) Close() error {
 // CloseWithError tells the peer why, as far as it takes that within 100 ms, and
 // ends the session.
 func (s *session) CloseWithError(code network.ConnErrorCode) error {
-	if uint32(code) != awayNormal && !s.IsClosed() {
+	why := &network.ConnError{ErrorCode: code, TransportError: errClosed}
+	s.mu.Lock()
+	s.reason = why
+	s.mu.Unlock()
+	if uint32(code) != awayNormal {
 		s.out.farewell(header{kind: kindGoAway, length: uint32(code)})
 	}
-	s.end(&network.ConnError{ErrorCode: code, TransportError: errClosed})
+	s.end(why)
 	s.tasks.Wait()
 	return nil
 }
@@ -258,8 +293,10 @@ func (s *session) end(why error) {
 		s.mu.Unlock()
 		return
 	}
-	var away *network.ConnError
-	if !errors.As(why, &away) {
+	if s.reason != nil { // whatever came of it
+		why = s.reason
+	}
+	if !errors.Is(why, network.ErrReset) {
 		why = fmt.Errorf("%w: connection closed: %w", network.ErrReset, why)
 	}
 	s.err = why
@@ -273,6 +310,14 @@ func (s *session) end(why error) {
 		st.fail(why)
 		st.span.Done()
 	}
+}
+
+// fade ends the session after a failed write: the peer may have said before why
+// it would end it.
+func (s *session) fade(err error) error {
+	err = fmt.Errorf("%w: connection closed: %w", network.ErrReset, errEOF(err))
+	time.AfterFunc(farewellLimit, func() { s.end(err) })
+	return err
 }
 
 // keep writes what others have left to be written, and sees that the peer is

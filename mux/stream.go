@@ -16,6 +16,10 @@ import (
 // keptParts bounds what an idle stream keeps for the list of its next parts.
 const keptParts = 4
 
+// leastPart is the least room for what came and was not read, in bytes: what is
+// sent a byte at a time shares it.
+const leastPart = 512
+
 // closedNow is closed.
 var closedNow = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
@@ -70,7 +74,7 @@ func (st *stream) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	st.mu.Lock()
-	for {
+	for busy := false; ; {
 		n, err := st.readNow(b)
 		if n > 0 || err != nil {
 			st.mu.Unlock()
@@ -79,18 +83,18 @@ func (st *stream) Read(b []byte) (int, error) {
 			}
 			return n, err
 		}
-		if st.opens != 0 || st.s.in.leads(st) {
-			st.mu.Unlock()
-			st.announce()
-			if n = st.s.in.read(st, b); n > 0 {
-				return n, nil
-			}
-			st.mu.Lock()
-			if n, err = st.readNow(nil); err != nil || st.has() || st.s.in.leads(st) {
-				continue
-			}
+		if busy || st.opens == 0 && !st.s.in.leads(st) {
+			st.readable.Wait()
+			busy = false
+			continue
 		}
-		st.readable.Wait()
+		st.mu.Unlock()
+		st.announce()
+		st.s.out.flush()
+		if n, busy = st.s.in.read(st, b); n > 0 {
+			return n, nil
+		}
+		st.mu.Lock()
 	}
 }
 
@@ -108,6 +112,14 @@ func (st *stream) readNow(b []byte) (n int, err error) {
 		return 0, os.ErrDeadlineExceeded
 	}
 	return 0, nil
+}
+
+// hasNews says that Read need not wait.
+func (st *stream) hasNews() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	_, err := st.readNow(nil)
+	return err != nil || st.has()
 }
 
 // take copies out what came. Call it with mu held.
@@ -134,15 +146,14 @@ func (st *stream) take(b []byte) (n int) {
 // has says that there is something to read. Call it with mu held.
 func (st *stream) has() bool { return st.read < len(st.parts) }
 
-// announce tells the peer of a stream of which it knows nothing yet, or that it
-// was taken, where no data will do so soon.
+// announce leaves word for the peer of a stream of which it knows nothing yet,
+// or that it was taken.
 func (st *stream) announce() {
 	st.mu.Lock()
-	if flags := st.opening(); flags != 0 {
+	defer st.mu.Unlock()
+	if flags := st.opening(); flags != 0 && !st.gone {
 		st.s.out.later(header{kind: kindWindow, flags: flags, id: st.id})
 	}
-	st.mu.Unlock()
-	st.s.out.flush()
 }
 
 // opening gives what the first frame has to say on top. Call it with mu held.
@@ -187,17 +198,26 @@ func (st *stream) expect(n uint32) bool {
 	return true
 }
 
-// arrive takes a chunk that came, of which the first n bytes hold something. It
-// reports false where nobody is to read it.
-func (st *stream) arrive(chunk []byte, n int) bool {
+// arrive takes the first n bytes of a chunk. It reports true where it keeps the
+// chunk: of few bytes it takes a copy, since they may wait for long.
+func (st *stream) arrive(chunk []byte, n int) (kept bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.readErr != nil {
 		return false
 	}
-	st.parts = append(st.parts, chunk[:n])
 	st.readable.Signal()
-	return true
+	if last := len(st.parts) - 1; st.has() && cap(st.parts[last])-len(st.parts[last]) >= n {
+		st.parts[last] = append(st.parts[last], chunk[:n]...)
+		return false
+	}
+	if n >= len(chunk)/2 && n >= leastPart {
+		st.parts = append(st.parts, chunk[:n])
+		return true
+	}
+	part := pool.Get(max(n, leastPart))
+	st.parts = append(st.parts, part[:copy(part, chunk[:n])])
+	return false
 }
 
 // mayLead says that there is somebody to read.
