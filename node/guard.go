@@ -49,10 +49,17 @@ const (
 	comeRate  = 4
 	comeBurst = 2 * perAddress
 
+	// A handshake that is refused counts as that many strangers: 64 at once are
+	// too many.
+	halfOpenCost = 2
+
 	// One address may have as many half-open handshakes as are left for the
 	// others. Over UDP it has to show that it is not forged when it has more than
 	// unproved of them, and everybody when half of all are taken.
+	// Over UDP a handshake costs four times the memory, so one address may have no
+	// more than 64.
 	handshakePart = 1
+	quicShakePart = 7
 	unproved      = 16
 
 	// maxGuarded bounds each of the guard's tables.
@@ -81,6 +88,8 @@ type guard struct {
 	trusted func(peer.ID) bool
 	now     func() time.Time
 	log     *slog.Logger
+	// sieve is told of a watched address that goes on when it is turned away.
+	sieve func(from netip.Prefix)
 
 	offenders chan offence // to be closed
 
@@ -114,6 +123,7 @@ type ban struct {
 type watch struct {
 	bucket *rate.Limiter
 	until  time.Time
+	turned int // away since the last that was let in
 }
 
 // offence is what a closer has to do and to tell.
@@ -130,6 +140,7 @@ func newGuard(trusted func(peer.ID) bool, log *slog.Logger) *guard {
 		trusted:    trusted,
 		now:        time.Now,
 		log:        log,
+		sieve:      func(netip.Prefix) {},
 		offenders:  make(chan offence, maxOffenders),
 		strangers:  newTable[peer.ID, *stranger](maxGuarded),
 		bans:       newTable[peer.ID, ban](maxGuarded),
@@ -286,7 +297,13 @@ func (g *guard) came(p peer.ID, from netip.Prefix, quic bool) {
 	s := g.stranger(p, now)
 	s.from = from
 	s.quic = s.quic || quic
-	if from.IsValid() && !g.comer(from, now).AllowN(now, 1) {
+	g.count(from, 1, now)
+}
+
+// count takes tokens from the bucket of an address, which is watched where
+// there are too few. The lock is held.
+func (g *guard) count(from netip.Prefix, tokens int, now time.Time) {
+	if from.IsValid() && !g.comer(from, now).AllowN(now, tokens) {
 		g.watch(from, now)
 	}
 }
@@ -330,7 +347,8 @@ func (g *guard) watch(from netip.Prefix, now time.Time) {
 }
 
 // admits says whether a connection may come from an address, before anything
-// is done for it.
+// is done for it. Over UDP a watched address has shown by then that it is not
+// forged (suspects), so nobody else gets it sieved.
 func (g *guard) admits(from netip.Prefix) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -339,7 +357,14 @@ func (g *guard) admits(from netip.Prefix) bool {
 		return true
 	}
 	w, _ := g.watched.get(from)
-	return w.bucket.AllowN(now, 1)
+	if w.bucket.AllowN(now, 1) {
+		w.turned = 0
+		return true
+	}
+	if w.turned++; w.turned >= sieveAfter {
+		g.sieve(from)
+	}
+	return false
 }
 
 // suspects says whether an address has to show, over UDP, that it is not forged:
@@ -353,10 +378,15 @@ func (g *guard) suspects(from netip.Prefix) bool {
 
 // begin asks for a handshake, from whomever. end, which may be called more than
 // once, is to be called when it has ended, well or not.
-func (g *guard) begin(from netip.Prefix) (end func(), err error) {
+func (g *guard) begin(from netip.Prefix, quic bool) (end func(), err error) {
+	part := handshakePart
+	if quic {
+		part = quicShakePart
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.handshakes.take(from, 1, handshakePart) {
+	if !g.handshakes.take(from, 1, part) {
+		g.count(from, halfOpenCost, g.now())
 		return nil, errHalfOpen
 	}
 	return sync.OnceFunc(func() {

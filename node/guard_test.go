@@ -282,7 +282,7 @@ func TestOneAddressHasHalfOfTheHandshakesAndOthersTheRest(t *testing.T) {
 	net := func(i int) netip.Prefix { return netOfIP(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})) }
 	take := func(i int) (ends []func()) {
 		for {
-			end, err := g.begin(net(i))
+			end, err := g.begin(net(i), false)
 			if err != nil {
 				return ends
 			}
@@ -313,7 +313,7 @@ func TestManyHandshakesHaveToShowTheirAddress(t *testing.T) {
 		return netOfIP(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}))
 	}
 	begin := func(i int) (end func()) {
-		end, err := g.begin(net(i))
+		end, err := g.begin(net(i), false)
 		must(t, err)
 		return end
 	}

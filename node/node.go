@@ -97,6 +97,7 @@ type Node struct {
 	network atomic.Pointer[network.Network]
 	limits  *limiter
 	guard   *guard
+	sockets *sockets
 	lan     *lan    // nil where the LAN is not asked
 	finder  *finder // nil without a DHT
 	slots   *reserver
@@ -182,6 +183,8 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.slots = newReserver(n.log, n.Watch, func() { n.announce(); n.addrsChanged() })
 	n.limits = newLimiter(n.isTrusted)
 	n.guard = newGuard(n.isTrusted, n.log)
+	n.sockets = &sockets{sieve: newSieve(n.log)}
+	n.guard.sieve = n.sockets.sieve.keepOut
 	n.life, n.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.startHost(ctx, cfg); err != nil {
 		n.end()
@@ -209,6 +212,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.followObservers()
 	n.visitHelpers(cfg)
 	n.host.SetStreamHandler(proto.PerfProtocol, n.handlePerf)
+	n.handlers.Go(func() { n.sockets.sieve.serve(n.life) })
 	n.handlers.Go(func() { n.prober.serve(n.life) })
 	n.handlers.Go(func() { n.memory.serve(n.life) })
 	n.handlers.Go(func() { followNetwork(n.life, localIPs, n.moved) })
@@ -274,7 +278,8 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	opts := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
-		libp2p.Transport(newTCP),
+		libp2p.Transport(n.sockets.newTCP),
+		libp2p.QUICReuse(n.sockets.newQUIC),
 		libp2p.Muxer(string(mux.ID), mux.Transport{}),
 		libp2p.Security(libp2ptls.ID, newTLS),
 		libp2p.Security(noise.ID, noise.New),
@@ -293,7 +298,7 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	n.host, err = libp2p.New(append(opts, n.reachOptions(cfg)...)...)
 	n.here.starting(nil)
 	if err != nil {
-		return fmt.Errorf("start libp2p: %w", err)
+		return errors.Join(fmt.Errorf("start libp2p: %w", err), n.sockets.close())
 	}
 	n.slots.host = n.host
 	network := n.host.Network()
@@ -388,7 +393,7 @@ func (n *Node) Close() error {
 	if n.finder != nil {
 		err = n.finder.close()
 	}
-	err = errors.Join(err, n.host.Close())
+	err = errors.Join(err, n.host.Close(), n.sockets.close())
 	n.handlers.Wait()
 	return err
 }

@@ -41,7 +41,8 @@ func (r *resources) OpenConnection(dir network.Direction, usefd bool, endpoint m
 	if !r.guard.admits(from) {
 		return nil, errFromThere
 	}
-	shaken, err := r.guard.begin(from)
+	quic := endpoint != nil && has(endpoint, ma.P_QUIC_V1)
+	shaken, err := r.guard.begin(from, quic)
 	if err != nil {
 		return nil, err
 	}
@@ -50,9 +51,7 @@ func (r *resources) OpenConnection(dir network.Direction, usefd bool, endpoint m
 		shaken()
 		return nil, err
 	}
-	c := &guestConn{ConnManagementScope: scope, from: from, shaken: shaken, account: account{guard: r.guard}}
-	c.quic = endpoint != nil && has(endpoint, ma.P_QUIC_V1)
-	return c, nil
+	return &guestConn{ConnManagementScope: scope, from: from, quic: quic, shaken: shaken, account: account{guard: r.guard}}, nil
 }
 
 func (r *resources) VerifySourceAddress(addr net.Addr) bool {

@@ -2,15 +2,20 @@ package node
 
 import (
 	"context"
+	"net"
+	"reflect"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/transport"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/quic-go/quic-go"
 )
 
 // unackedLimit is how long the kernel may wait for what it has sent on a TCP
@@ -24,13 +29,95 @@ const unackedLimit = 7 * time.Second
 // (draft-ietf-ccwg-bbr).
 const congestionControl = "bbr"
 
-// newTCP is libp2p's TCP transport over sockets with our options.
-func newTCP(u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (transport.Transport, error) {
-	return tcp.NewTCPTransport(socketUpgrader{u}, rcmgr, shared)
+// sockets makes libp2p's transports over sockets with our options. Those that
+// others connect to are sieved.
+type sockets struct {
+	sieve *sieve
+	quic  *quicreuse.ConnManager // nil until the host is made
+	ended sync.Once
+}
+
+func (s *sockets) newTCP(u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (transport.Transport, error) {
+	return tcp.NewTCPTransport(socketUpgrader{u, s.sieve}, rcmgr, shared)
+}
+
+// newQUIC makes what libp2p makes where it is given none, over sockets that are
+// sieved. close is for when the host is closed; it may be called more than once.
+func (s *sockets) newQUIC(reset quic.StatelessResetKey, tokens quic.TokenGeneratorKey, rcmgr network.ResourceManager) (m *quicreuse.ConnManager, err error) {
+	s.quic, err = quicreuse.NewConnManager(reset, tokens,
+		quicreuse.OverrideListenUDP(s.listenUDP),
+		quicreuse.VerifySourceAddress(rcmgr.VerifySourceAddress),
+		quicreuse.ConnContext(func(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
+			return openScope(ctx, rcmgr, from.RemoteAddr)
+		}))
+	return s.quic, err
+}
+
+func (s *sockets) close() (err error) {
+	if s.quic != nil {
+		s.ended.Do(func() { err = s.quic.Close() })
+	}
+	return err
+}
+
+func (s *sockets) listenUDP(network string, at *net.UDPAddr) (net.PacketConn, error) {
+	c, err := net.ListenUDP(network, at)
+	if err != nil {
+		return nil, err
+	}
+	s.sieve.watch(c, false)
+	return c, nil
+}
+
+// openScope asks for an incoming connection over QUIC, whose scope lives as
+// long as its context.
+func openScope(ctx context.Context, rcmgr network.ResourceManager, from net.Addr) (context.Context, error) {
+	addr, err := quicreuse.ToQuicMultiaddr(from, quic.Version1)
+	if err != nil {
+		addr = nil // the resource manager decides
+	}
+	scope, err := rcmgr.OpenConnection(network.DirInbound, false, addr)
+	if err != nil {
+		return ctx, err
+	}
+	ctx = network.WithConnManagementScope(ctx, scope)
+	context.AfterFunc(ctx, scope.Done)
+	return ctx, nil
 }
 
 // socketUpgrader sets the options of each socket before it is upgraded.
-type socketUpgrader struct{ transport.Upgrader }
+type socketUpgrader struct {
+	transport.Upgrader
+	sieve *sieve
+}
+
+// GateMaListener is called with each listener before anything comes of it.
+func (u socketUpgrader) GateMaListener(l manet.Listener) transport.GatedMaListener {
+	if of := socketOf(l); of != nil {
+		u.sieve.watch(of, true)
+	}
+	return u.Upgrader.GateMaListener(l)
+}
+
+// socketOf finds the socket under libp2p's listeners, which embed each other as
+// Listener and show nothing of it; nil where there is none.
+func socketOf(l any) syscall.Conn {
+	for depth := 0; depth < 4; depth++ {
+		if of, ok := l.(syscall.Conn); ok {
+			return of
+		}
+		v := reflect.Indirect(reflect.ValueOf(l))
+		if v.Kind() != reflect.Struct {
+			return nil
+		}
+		inner := v.FieldByName("Listener")
+		if !inner.IsValid() || !inner.CanInterface() {
+			return nil
+		}
+		l = inner.Interface()
+	}
+	return nil
+}
 
 func (u socketUpgrader) Upgrade(ctx context.Context, t transport.Transport, c manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
 	setOptions(c)
@@ -64,5 +151,6 @@ func setOptions(c manet.Conn) {
 	_ = raw.Control(func(fd uintptr) {
 		setUnackedLimit(fd, unackedLimit)
 		setCongestionControl(fd, congestionControl)
+		_ = unsieve(int(fd))
 	})
 }
