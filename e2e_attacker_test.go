@@ -29,8 +29,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	tptu "github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
-	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -46,24 +44,20 @@ func init() {
 	programs["e2e-dummy"] = dummyMain
 }
 
-// dummyMain is a port of no worth: it takes TCP connections and drops them, and
-// UDP packets, and prints both addresses.
+// dummyMain is a port of no worth: nobody takes what comes to it, so that it
+// costs the machine no more than the attacker's own effort. It prints its TCP
+// and UDP addresses.
 func dummyMain() {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
+	orExit(err)
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	orExit(err)
+	orExit(raw.Control(func(fd uintptr) { err = syscall.Listen(int(fd), 1) }))
 	orExit(err)
 	u, err := net.ListenPacket("udp", "127.0.0.1:0")
 	orExit(err)
 	fmt.Println("dummy", l.Addr(), u.LocalAddr())
-	go func() {
-		for b := make([]byte, 2048); ; {
-			_, _, _ = u.ReadFrom(b)
-		}
-	}()
-	for {
-		if c, err := l.Accept(); err == nil {
-			c.Close()
-		}
-	}
+	select {}
 }
 
 func orExit(err error) {
@@ -95,6 +89,10 @@ type attacker struct {
 // second, and thousandths of a core.
 type effort struct{ tries, cpu int64 }
 
+func (e effort) String() string {
+	return fmt.Sprintf("%d tries/s, %.2f cores", e.tries, float64(e.cpu)/1000)
+}
+
 // try is to be called before each connection and each packet. It waits while
 // the attack is halted, or ahead of its effort.
 func (a *attacker) try() {
@@ -104,6 +102,9 @@ func (a *attacker) try() {
 	ahead := time.Duration(0)
 	if a.keep.tries > 0 {
 		ahead = time.Duration(a.tries)*time.Second/time.Duration(a.keep.tries) - time.Since(a.began)
+	}
+	if a.keep.cpu > 0 {
+		ahead = max(ahead, (cpuTime()-a.spent)*1000/time.Duration(a.keep.cpu)-time.Since(a.began))
 	}
 	a.mu.Unlock()
 	if ahead > time.Millisecond {
@@ -194,7 +195,7 @@ var attacks = map[string]func(*attacker){
 
 // attackNames is the order in which the test has them: the first that is
 // refused has all the lines that the victim gives to strangers.
-var attackNames = []string{"garbage", "visits", "handshakes", "initials", "refusals", "opens", "identities", "silence", "invites", "quic"}
+var attackNames = []string{"garbage", "quic", "refusals", "visits", "handshakes", "initials", "opens", "identities", "silence", "invites"}
 
 // attackerMain, called with an attack, its own address, and the victim's TCP
 // and UDP addresses and peer ID, does on stdin's word: `go TRIES CPU` keeps to
@@ -229,13 +230,22 @@ func newKey() crypto.PrivKey {
 	return key
 }
 
-// dialers is how many connections an attack makes at once.
-const dialers = 8
+const (
+	// dialers is how many connections an attack makes at once, so that those
+	// that get no answer keep it from nothing: attackTries of them fit.
+	dialers      = 1000
+	connectLimit = 100 * time.Millisecond
+	// quicDialers is the same over QUIC, where each costs the attacker more.
+	quicDialers = 512
+	quicLimit   = 500 * time.Millisecond
+	// shakeLimit is for what comes of a connection.
+	shakeLimit = time.Second
+)
 
-// inParallel runs f again and again, several at once, for ever.
-func inParallel(f func()) {
+// inParallel runs f again and again, n at once, for ever.
+func inParallel(n int, f func()) {
 	var all sync.WaitGroup
-	for range dialers {
+	for range n {
 		all.Go(func() {
 			for {
 				f()
@@ -261,20 +271,14 @@ const (
 // as they can be written, and connects anew when the victim has hung up.
 func (a *attacker) floodTCP(change bool, end int, firsts ...[]byte) {
 	frames := &flood{attacker: a, burst: burst(end, firsts)}
-	addr := ma.StringCast(fmt.Sprintf("/ip4/%s/tcp/%d", a.tcp.IP, a.tcp.Port))
 	t := a.newTCP(a.key, frames)
-	inParallel(func() {
-		own := t
-		if change {
-			own = a.newTCP(newKey(), frames)
-		}
-		a.try()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if c, err := own.Dial(ctx, addr, a.victim); err == nil {
-			_ = frames.send(c.(interface{ As(any) bool }))
-			_ = c.Close()
-		}
+	inParallel(dialers, func() {
+		a.shake(func() transport.Transport {
+			if change {
+				return a.newTCP(newKey(), frames)
+			}
+			return t
+		}, func(c transport.CapableConn) { _ = frames.send(c) })
 	})
 }
 
@@ -285,15 +289,40 @@ func (a *attacker) visits() {
 	for i := range many {
 		many[i] = a.newTCP(newKey(), &flood{})
 	}
-	addr := ma.StringCast(fmt.Sprintf("/ip4/%s/tcp/%d", a.tcp.IP, a.tcp.Port))
-	inParallel(func() {
-		a.try()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if c, err := many[next.Add(1)%int64(len(many))].Dial(ctx, addr, a.victim); err == nil {
-			_ = c.Close()
-		}
+	inParallel(dialers, func() {
+		a.shake(func() transport.Transport { return many[next.Add(1)%int64(len(many))] }, func(transport.CapableConn) {})
 	})
+}
+
+// connect tries to connect over TCP.
+func (a *attacker) connect() (net.Conn, error) {
+	a.try()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: a.from}, Timeout: connectLimit}
+	return d.Dial("tcp", a.tcp.String())
+}
+
+// shake tries to connect, to do the handshakes with a transport of newTCP, which
+// it asks for only then, and to do something with the connection.
+func (a *attacker) shake(by func() transport.Transport, do func(transport.CapableConn)) {
+	raw, err := a.connect()
+	if err != nil {
+		return
+	}
+	defer raw.Close()
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), handed{}, raw), shakeLimit)
+	defer cancel()
+	addr := ma.StringCast(fmt.Sprintf("/ip4/%s/tcp/%d", a.tcp.IP, a.tcp.Port))
+	if c, err := by().Dial(ctx, addr, a.victim); err == nil {
+		do(c)
+		_ = c.Close()
+	}
+}
+
+// handed is a dialer that gives the connection which its context has.
+type handed struct{}
+
+func (handed) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	return ctx.Value(handed{}).(net.Conn), nil
 }
 
 // newTCP makes a transport whose muxer is a flood.
@@ -303,9 +332,7 @@ func (a *attacker) newTCP(key crypto.PrivKey, f *flood) transport.Transport {
 	orExit(err)
 	upgrader, err := tptu.New([]sec.SecureTransport{secure}, muxers, nil, nil, nil)
 	orExit(err)
-	dialer := func(ma.Multiaddr) (tcp.ContextDialer, error) {
-		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: a.from}}, nil
-	}
+	dialer := func(ma.Multiaddr) (tcp.ContextDialer, error) { return handed{}, nil }
 	t, err := tcp.NewTCPTransport(upgrader, nil, nil, tcp.WithDialerForAddr(dialer))
 	orExit(err)
 	return t
@@ -322,9 +349,9 @@ func (f *flood) NewConn(c net.Conn, _ bool, _ network.PeerScope) (network.MuxedC
 }
 
 // send writes until the victim has hung up.
-func (f *flood) send(c interface{ As(any) bool }) error {
+func (f *flood) send(c transport.CapableConn) error {
 	var conn *floodConn
-	if !c.As(&conn) {
+	if !c.(interface{ As(any) bool }).As(&conn) {
 		return io.ErrUnexpectedEOF
 	}
 	gone := make(chan struct{})
@@ -471,97 +498,6 @@ func garbage() (firsts [][]byte) {
 	return firsts
 }
 
-// newQUIC makes a transport that sends from the attacker's address. With deaf
-// it never sees an answer.
-func (a *attacker) newQUIC(key crypto.PrivKey, deaf bool) (transport.Transport, *quicreuse.ConnManager) {
-	listen := func(network string, _ *net.UDPAddr) (net.PacketConn, error) {
-		c, err := net.ListenUDP(network, &net.UDPAddr{IP: a.from})
-		if deaf && err == nil {
-			return deafConn{c}, nil
-		}
-		return c, err
-	}
-	manager, err := quicreuse.NewConnManager([32]byte{}, [32]byte{}, quicreuse.OverrideListenUDP(listen))
-	orExit(err)
-	t, err := quic.NewTransport(key, manager, nil, nil, nil)
-	orExit(err)
-	return t, manager
-}
-
-func (a *attacker) quicAddr() ma.Multiaddr {
-	return ma.StringCast(fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", a.udp.IP, a.udp.Port))
-}
-
-// floodQUIC opens streams with those first bytes, on connections of ever new
-// identities.
-func (a *attacker) floodQUIC(firsts [][]byte) {
-	inParallel(func() {
-		t, manager := a.newQUIC(newKey(), false)
-		defer manager.Close()
-		a.try()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		c, err := t.Dial(ctx, a.quicAddr(), a.victim)
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		for i := 0; ; i++ {
-			s, err := c.OpenStream(ctx)
-			if err != nil {
-				return
-			}
-			a.opened(1)
-			_, _ = s.Write(firsts[i%len(firsts)])
-			_ = s.Reset()
-		}
-	})
-}
-
-// deafConn sends and reads nothing.
-type deafConn struct{ net.PacketConn }
-
-func (c deafConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	for {
-		if _, _, err := c.PacketConn.ReadFrom(b); err != nil {
-			return 0, nil, err
-		}
-	}
-}
-
-// initials sends the first packets of handshakes over QUIC: real ones, whose
-// answers nobody reads, and forged ones.
-func (a *attacker) initials() {
-	go inParallel(a.forgeInitials)
-	t, _ := a.newQUIC(a.key, true)
-	inParallel(func() {
-		a.try()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
-		defer cancel()
-		_, _ = t.Dial(ctx, a.quicAddr(), a.victim)
-	})
-}
-
-// forgeInitials sends packets that look like the first of a handshake until
-// they are decrypted (RFC 9000, 17.2.2).
-func (a *attacker) forgeInitials() {
-	c, err := net.DialUDP("udp", &net.UDPAddr{IP: a.from}, &net.UDPAddr{IP: a.udp.IP, Port: a.udp.Port})
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	packet := make([]byte, 1200)
-	for range 64 {
-		_, _ = rand.Read(packet)
-		copy(packet, []byte{0xc3, 0, 0, 0, 1, 8})
-		copy(packet[14:], []byte{0, 0, 0x44, 0x9e}) // no source ID, no token, the rest is payload
-		a.try()
-		if _, err := c.Write(packet); err != nil {
-			runtime.Gosched()
-		}
-	}
-}
-
 // heldOpen is how many half-open handshakes an attacker holds, if it can.
 const heldOpen = 2000
 
@@ -570,20 +506,19 @@ const heldOpen = 2000
 func (a *attacker) halfOpen() {
 	starts := []string{"", helloLine, negotiates("/tls/1.0.0"), negotiates("/tls/1.0.0") + "\x16\x03\x01\x02\x00\x01", negotiates("/noise") + "\x00\x20"}
 	slots := make(chan struct{}, heldOpen)
-	for i := 0; ; i++ {
+	var next atomic.Int64
+	inParallel(dialers, func() {
 		slots <- struct{}{}
-		a.try()
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: a.from}}
-		c, err := d.Dial("tcp", a.tcp.String())
+		c, err := a.connect()
 		if err != nil {
 			<-slots
-			continue
+			return
 		}
-		_, _ = io.WriteString(c, starts[i%len(starts)])
+		_, _ = io.WriteString(c, starts[next.Add(1)%int64(len(starts))])
 		go func() {
 			_, _ = io.Copy(io.Discard, c)
 			c.Close()
 			<-slots
 		}()
-	}
+	})
 }
