@@ -43,9 +43,8 @@ const (
 	// admission holds back: yamux's and the control stream's, for as long as a
 	// session is parked.
 	historySlack = 8 << 20
-	// quickTrip is up to how long a round trip, with all that waits on the way,
-	// may take where frames are large.
-	quickTrip = 5 * time.Millisecond
+	// quickFrame is up to how long the largest frame may take on the way.
+	quickFrame = 5 * time.Millisecond
 	// ackEvery is how many bytes may come unacknowledged where no ack is asked
 	// for; ackLate is when fewer are.
 	ackEvery = 1 << 20
@@ -374,7 +373,7 @@ func (p *pipe) room() int {
 func (p *pipe) isQuick() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.link != nil && p.link.trip.last > 0 && p.link.trip.last <= quickTrip
+	return p.link != nil && p.link.trip.isQuick()
 }
 
 // mayGrow says that a longer history can help. Call it with mu held.
@@ -518,7 +517,7 @@ func (p *pipe) nextData(a *attachment, n int) (int, []byte) {
 	p.sent += uint64(len(data))
 	if alone || p.sent-p.asked >= uint64(p.limit/2) {
 		h.kind, p.asked = kindAsk, p.sent
-		a.trip.begin(p.sent, alone)
+		a.trip.begin(p.sent, alone, p.sent-p.acked)
 	}
 	switch {
 	case len(data) <= smallWrite:

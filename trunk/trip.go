@@ -10,6 +10,8 @@ type trip struct {
 	least, last time.Duration // 0 for none
 	alone       bool          // it has the link to itself
 	ended       int           // how many of those have, up to fewTrips
+	load        uint64        // bytes that were under way with it, its own included
+	frame       time.Duration // how long the largest frame takes by the last; 0 before the first
 }
 
 // fewTrips are measured of what has the link to itself: these are the quickest.
@@ -18,9 +20,9 @@ const fewTrips = 8
 // few says that the quickest may be quicker still.
 func (t *trip) few() bool { return t.ended < fewTrips }
 
-func (t *trip) begin(offset uint64, alone bool) {
+func (t *trip) begin(offset uint64, alone bool, load uint64) {
 	if t.offset == 0 {
-		t.offset, t.began, t.old, t.alone = offset, time.Now(), false, alone
+		t.offset, t.began, t.old, t.alone, t.load = offset, time.Now(), false, alone, load
 	}
 }
 
@@ -35,6 +37,7 @@ func (t *trip) end(acked uint64) {
 	if !t.old {
 		t.last = took
 	}
+	t.frame = max(1, time.Duration(float64(took)*maxData/float64(t.load)))
 	t.offset = 0
 	if t.alone {
 		t.ended = min(t.ended+1, fewTrips)
@@ -43,6 +46,9 @@ func (t *trip) end(acked uint64) {
 
 // forget drops the last: more is under way from now on.
 func (t *trip) forget() { t.last, t.old = 0, true }
+
+// isQuick says that the largest frame keeps nobody waiting for long.
+func (t *trip) isQuick() bool { return t.frame > 0 && t.frame <= quickFrame }
 
 // isShort says that no more waits on the way than the way itself holds: the
 // last round trip took at most twice as long as the quickest.

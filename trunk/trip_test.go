@@ -43,8 +43,8 @@ func (p *slowPeer) serve() {
 }
 
 // historyAfter pours into a pipe whose peer is so, and gives how
-// long its history may be then, and how much went.
-func historyAfter(t *testing.T, rate int, delay time.Duration) (limit int, sent uint64) {
+// long its history may be then, how much went, and whether its frames may be large.
+func historyAfter(t *testing.T, rate int, delay time.Duration) (limit int, sent uint64, quick bool) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
 		p := newPipe(NewBudget(DefaultBudget).part(trunkBudget), func(*attachment, error) {})
@@ -63,17 +63,37 @@ func historyAfter(t *testing.T, rate int, delay time.Duration) (limit int, sent 
 		p.mu.Lock()
 		limit, sent = p.limit, p.acked
 		p.mu.Unlock()
+		quick = p.isQuick()
 		p.end(0)
 		server.Reset()
 		peer.Wait()
 	})
-	return limit, sent
+	return limit, sent, quick
+}
+
+// TestFramesAreLargeWhereTheWayIsFast, and nowhere else.
+func TestFramesAreLargeWhereTheWayIsFast(t *testing.T) {
+	for _, c := range []struct {
+		rate  int
+		delay time.Duration
+		want  bool
+	}{
+		{125_000_000, 200 * time.Microsecond, true},
+		{1_000_000_000, time.Millisecond, true},
+		{20_000_000, 200 * time.Microsecond, false},
+		{5_000_000, 10 * time.Millisecond, false},
+		{500_000, 50 * time.Millisecond, false},
+	} {
+		if _, _, quick := historyAfter(t, c.rate, c.delay); quick != c.want {
+			t.Errorf("%d bytes a second, %s: %v", c.rate, c.delay, quick)
+		}
+	}
 }
 
 // TestALongPathIsNotHeldBack: 100 ms at 1 Gbit/s need more than 12 MB.
 func TestALongPathIsNotHeldBack(t *testing.T) {
 	const gigabit = 125_000_000
-	limit, sent := historyAfter(t, gigabit, 100*time.Millisecond)
+	limit, sent, _ := historyAfter(t, gigabit, 100*time.Millisecond)
 	if limit < 12_500_000 || sent < gigabit {
 		t.Errorf("the history grew to %d bytes, and %d MB went in %s", limit, sent/1e6, poured)
 	}
@@ -83,7 +103,7 @@ func TestALongPathIsNotHeldBack(t *testing.T) {
 // and all that comes after it as long.
 func TestAQueueIsNotMadeLonger(t *testing.T) {
 	const rate = 50_000_000
-	limit, sent := historyAfter(t, rate, 200*time.Microsecond)
+	limit, sent, _ := historyAfter(t, rate, 200*time.Microsecond)
 	if limit > 2*historyFree || sent < 2*rate {
 		t.Errorf("the history grew to %d bytes, and %d MB went in %s", limit, sent/1e6, poured)
 	}
