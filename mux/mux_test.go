@@ -369,3 +369,36 @@ func frames(hs ...header) (b []byte) {
 	}
 	return slices.Clip(b)
 }
+
+// TestWhatComesAfterAFrameIsWrittenAfterIt: the end of a stream, or its reset,
+// does not overtake the frame whose turn has come.
+func TestWhatComesAfterAFrameIsWrittenAfterIt(t *testing.T) {
+	for name, end := range map[string]func(*stream) error{"its end": (*stream).CloseWrite, "its reset": (*stream).Reset} {
+		t.Run(name, func(t *testing.T) {
+			s, peer := foe(t, Transport{}, nil)
+			c, err := s.OpenStream(t.Context())
+			must(t, err)
+			st := c.(*stream)
+			s.out.turn <- struct{}{}
+			h, err := st.frame(4)
+			must(t, err)
+			must(t, end(st))
+			must(t, s.out.write(&h, []byte("last")))
+			s.out.rest()
+			for {
+				var raw [headerSize]byte
+				_, err := io.ReadFull(peer, raw[:])
+				must(t, err)
+				got, err := parseHeader(&raw)
+				must(t, err)
+				if got.kind == kindPing {
+					continue
+				}
+				if got != (header{kind: kindData, flags: flagSYN, id: 2, length: 4}) {
+					t.Errorf("first comes %+v", got)
+				}
+				return
+			}
+		})
+	}
+}

@@ -43,7 +43,9 @@ type sender struct {
 	turn  chan struct{} // full while somebody has it
 	work  chan struct{} // holds one where keep is to write
 	until time.Time     // the connection's deadline for writes
-	buf   []byte        // of who has the turn
+	buf   []byte        // of who has the turn, in scratch where there is room
+	// scratch is a buffer of scratches; nil while buf is none.
+	scratch *[]byte
 
 	mu      sync.Mutex
 	less    sync.Cond // waiting, or the end
@@ -165,16 +167,23 @@ func (o *sender) flush() {
 	}
 }
 
-// write writes what waits and then one frame. Its caller has the turn. An
-// error ends the session.
-func (o *sender) write(h *header, payload []byte) (err error) {
-	scratch := scratches.Get().(*[]byte)
+// collect takes what waits, to be written by who has the turn: what is left from
+// now on comes after the frame that is next.
+func (o *sender) collect() {
+	o.scratch = scratches.Get().(*[]byte)
 	o.mu.Lock()
-	o.buf = append((*scratch)[:0], o.waiting...)
+	defer o.mu.Unlock()
+	o.buf = append((*o.scratch)[:0], o.waiting...)
 	o.waiting = o.waiting[:0]
 	o.less.Broadcast()
-	o.mu.Unlock()
-	if h != nil {
+}
+
+// write writes what was collected and then one frame; without one, what waits.
+// Its caller has the turn. An error ends the session.
+func (o *sender) write(h *header, payload []byte) (err error) {
+	if h == nil {
+		o.collect()
+	} else {
 		n := len(o.buf)
 		o.buf = append(o.buf, make([]byte, headerSize)...)
 		h.put(o.buf[n:])
@@ -186,10 +195,10 @@ func (o *sender) write(h *header, payload []byte) (err error) {
 	if err = o.extend(); err == nil && len(o.buf) > 0 {
 		err = o.writeBoth(payload)
 	}
-	if cap(o.buf) <= cap(*scratch) {
-		scratches.Put(scratch)
+	if cap(o.buf) <= cap(*o.scratch) {
+		scratches.Put(o.scratch)
 	}
-	o.buf = nil
+	o.buf, o.scratch = nil, nil
 	if err != nil {
 		return o.s.fade(err)
 	}

@@ -383,13 +383,15 @@ func (st *stream) whyNot() error {
 	return st.mayWrite()
 }
 
-// frame gives the header of data whose turn has come.
+// frame gives the header of data whose turn has come. What is said of the stream
+// from then on, its end or its reset, comes after it.
 func (st *stream) frame(n int) (header, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if err := st.mayWrite(); err != nil {
 		return header{}, err
 	}
+	st.s.out.collect()
 	return header{kind: kindData, flags: st.opening(), id: st.id, length: uint32(n)}, nil
 }
 
@@ -457,6 +459,7 @@ func (st *stream) Reset() error { return st.ResetWithError(0) }
 func (st *stream) ResetWithError(code network.StreamErrorCode) error {
 	st.mu.Lock()
 	gone, unknown := st.gone, st.opens&flagSYN != 0
+	st.opens &^= flagSYN // nor will it be
 	st.mu.Unlock()
 	if gone {
 		return nil
