@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"sync"
 	"testing"
@@ -245,4 +246,48 @@ func carry(t *testing.T, rnd *rand.Rand, x, y network.MuxedStream) {
 	if !bytes.HasPrefix(data, got) || !stop && (len(got) != len(data) || err != io.EOF) {
 		t.Errorf("read %d bytes of %d, or others: %v", len(got), len(data), err)
 	}
+}
+
+// TestALeaderWhoseWordIsNotTakenHoldsNobodyUp: a leader that cannot write what it
+// has read does not keep the session from receiving, or two would wait for each
+// other.
+func TestALeaderWhoseWordIsNotTakenHoldsNobodyUp(t *testing.T) {
+	x, y := net.Pipe()
+	c, err := leading{}.NewConn(x, true, nil)
+	must(t, err)
+	defer y.Close()
+	defer c.Close()
+	done := make(chan struct{})
+	go func() { _, _ = io.Copy(io.Discard, y); close(done) }()
+	send := func(h header, body int) {
+		t.Helper()
+		_, err := y.Write(append(frames(h), make([]byte, body)...))
+		must(t, err)
+	}
+	send(header{kind: kindData, flags: flagSYN, id: 1, length: 1}, 1)
+	st, err := c.AcceptStream()
+	must(t, err)
+	in := st.(*stream)
+	_, err = io.ReadFull(in, make([]byte, 1))
+	must(t, err)
+	for range 100 {
+		if in.s.in.leads(in) {
+			break
+		}
+		send(header{kind: kindData, id: 1, length: 1}, 1)
+		_, err = io.ReadFull(in, make([]byte, 1))
+		must(t, err)
+	}
+	reads := make(chan struct{})
+	go func() { _, _ = io.ReadFull(in, make([]byte, windowStart/2)); close(reads) }()
+	time.Sleep(50 * time.Millisecond)
+	must(t, y.SetReadDeadline(time.Unix(1, 0))) // from now on it takes nothing
+	<-done
+	must(t, y.SetWriteDeadline(time.Now().Add(3*time.Second)))
+	send(header{kind: kindData, id: 1, length: windowStart/2 + 1000}, windowStart/2+1000)
+	send(header{kind: kindData, flags: flagSYN, id: 3, length: 1}, 1)
+	other, err := c.AcceptStream()
+	must(t, err)
+	_, err = io.ReadFull(other.(*stream), make([]byte, 1))
+	must(t, err)
 }

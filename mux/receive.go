@@ -119,7 +119,6 @@ func (r *receiver) direct(st *stream, b []byte) (n int, err error) {
 		n, r.left = n+m, r.left-m
 	}
 	if n > 0 {
-		st.consume(n)
 		r.complete()
 	}
 	return n, err
@@ -312,7 +311,8 @@ func (r *receiver) revoke(st *stream) {
 
 // read receives for a stream that leads, until there is data for it or
 // something else has happened to it. It reports busy where another of the
-// stream's readers does.
+// stream's readers does. What it gives is to be consumed: that may have to wait
+// until the peer takes a frame, and meanwhile nobody must be kept from receiving.
 func (r *receiver) read(st *stream, b []byte) (n int, busy bool) {
 	r.mu.Lock()
 	if !r.leads(st) || r.inside {

@@ -92,6 +92,7 @@ func (st *stream) Read(b []byte) (int, error) {
 		st.announce()
 		st.s.out.flush()
 		if n, busy = st.s.in.read(st, b); n > 0 {
+			st.consume(n)
 			return n, nil
 		}
 		st.mu.Lock()
