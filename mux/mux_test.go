@@ -402,3 +402,23 @@ func TestWhatComesAfterAFrameIsWrittenAfterIt(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatNobodyTookIsNotSaidToBe: the peer may not open more than the backlog
+// before somebody takes some.
+func TestWhatNobodyTookIsNotSaidToBe(t *testing.T) {
+	eachPair(t, func(t *testing.T, a, b network.MuxedConn) {
+		for range backlog {
+			_, err := a.OpenStream(t.Context())
+			must(t, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := a.OpenStream(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one more than the peer has taken: %v", err)
+		}
+		_, err := b.AcceptStream()
+		must(t, err)
+		_, err = a.OpenStream(t.Context())
+		must(t, err)
+	})
+}

@@ -162,6 +162,9 @@ func (s *session) reserve() (span network.ResourceScopeSpan, err error) {
 func (s *session) AcceptStream() (network.MuxedStream, error) {
 	select {
 	case st := <-s.accepted:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.sayLater(st)
 		return st, nil
 	case <-s.done:
 		return nil, s.why()
@@ -189,7 +192,6 @@ func (s *session) begin(id uint32) error {
 	select {
 	case s.accepted <- st:
 		s.streams[id] = st
-		s.sayLater(st)
 	default:
 		span.Done()
 		s.out.soon(header{kind: kindWindow, flags: flagRST, id: id})
