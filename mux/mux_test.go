@@ -422,3 +422,47 @@ func TestWhatNobodyTookIsNotSaidToBe(t *testing.T) {
 		must(t, err)
 	})
 }
+
+// slowly is a connection from which little can be read at once.
+type slowly struct {
+	net.Conn
+	piece int
+}
+
+func (s slowly) Read(b []byte) (int, error) {
+	time.Sleep(100 * time.Millisecond)
+	return s.Conn.Read(b[:min(len(b), s.piece)])
+}
+
+// TestASlowLinkIsNoDeadOne: frames that take longer than writeLimit and pingLimit
+// to go over end no session, neither at the one end nor at the other.
+func TestASlowLinkIsNoDeadOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := net.Pipe()
+		a, err := Transport{}.NewConn(x, false, nil)
+		must(t, err)
+		b, err := Transport{}.NewConn(slowly{y, 1600}, true, nil)
+		must(t, err)
+		data := pattern(2 << 20)
+		go func() {
+			st, err := a.OpenStream(context.Background())
+			if err == nil {
+				_, err = st.Write(data)
+			}
+			if err == nil {
+				err = st.CloseWrite()
+			}
+			if err != nil {
+				t.Errorf("write: %v", err)
+			}
+		}()
+		st, err := b.AcceptStream()
+		must(t, err)
+		st.(*stream).mu.Lock()
+		st.(*stream).due, st.(*stream).window = windowMax, windowMax // so that the reader says nothing
+		st.(*stream).mu.Unlock()
+		a.(*session).find(1).allow(windowMax)
+		wantBytes(t, st, data)
+		_, _ = a.Close(), b.Close()
+	})
+}

@@ -32,9 +32,9 @@ type aheadReader interface {
 // receiver reads frames, one goroutine at a time: the session's loop, or the
 // reader of a stream that has the connection to itself, which leads then.
 type receiver struct {
-	s      *session
-	ahead  aheadReader // nil where nobody can lead
-	frames atomic.Uint64
+	s     *session
+	ahead aheadReader   // nil where nobody can lead
+	reads atomic.Uint64 // that gave something
 
 	// Of who reads.
 	head   [headerSize]byte
@@ -115,11 +115,19 @@ func (r *receiver) isAhead() bool { return r.ahead == nil || r.ahead.Ahead() }
 func (r *receiver) direct(st *stream, b []byte) (n int, err error) {
 	for err == nil && n < len(b) && r.left > 0 && (n == 0 || r.isAhead()) {
 		var m int
-		m, err = r.s.conn.Read(b[n:min(len(b), n+r.left)])
+		m, err = r.input(b[n:min(len(b), n+r.left)])
 		n, r.left = n+m, r.left-m
 	}
 	if n > 0 {
 		r.complete()
+	}
+	return n, err
+}
+
+// input reads from the connection.
+func (r *receiver) input(b []byte) (n int, err error) {
+	if n, err = r.s.conn.Read(b); n > 0 {
+		r.reads.Add(1)
 	}
 	return n, err
 }
@@ -130,7 +138,7 @@ func (r *receiver) fill() error {
 		r.chunk, r.filled = pool.Get(min(r.left, chunkSize)), 0
 	}
 	end := min(len(r.chunk), r.filled+r.left)
-	n, err := r.s.conn.Read(r.chunk[r.filled:end])
+	n, err := r.input(r.chunk[r.filled:end])
 	r.filled, r.left = r.filled+n, r.left-n
 	if r.filled > 0 && (r.left == 0 || r.filled == len(r.chunk) || !r.isAhead()) {
 		r.deliver()
@@ -164,13 +172,12 @@ func (r *receiver) complete() {
 // header reads a header and does what it says.
 func (r *receiver) header() error {
 	for r.have < headerSize {
-		n, err := r.s.conn.Read(r.head[r.have:])
+		n, err := r.input(r.head[r.have:])
 		if r.have += n; err != nil {
 			return err
 		}
 	}
 	r.have = 0
-	r.frames.Add(1)
 	h, err := parseHeader(&r.head)
 	if err != nil {
 		return err

@@ -17,8 +17,9 @@ const (
 	// maxWaiting bounds the bytes of frames that wait to be written: more of them
 	// keep the receiver waiting.
 	maxWaiting = 64 << 10
-	// writeLimit is how long the connection may take nothing.
+	// writeLimit is how long the connection may take to take writeStep.
 	writeLimit = 10 * time.Second
+	writeStep  = 64 << 10
 	// farewellLimit is how long it may take for the last frame.
 	farewellLimit = 100 * time.Millisecond
 )
@@ -192,7 +193,7 @@ func (o *sender) write(h *header, payload []byte) (err error) {
 		o.buf = append(o.buf, payload...)
 		payload = nil
 	}
-	if err = o.extend(); err == nil && len(o.buf) > 0 {
+	if err = o.extend(len(o.buf) + len(payload)); err == nil && len(o.buf) > 0 {
 		err = o.writeBoth(payload)
 	}
 	if cap(o.buf) <= cap(*o.scratch) {
@@ -220,13 +221,15 @@ func (o *sender) writeBoth(payload []byte) error {
 	return err
 }
 
-// extend moves the deadline on when half of it is over.
-func (o *sender) extend() error {
+// extend moves the deadline on when less than half is left of what so many bytes
+// may take.
+func (o *sender) extend(size int) error {
+	limit := writeLimit * time.Duration(1+size/writeStep)
 	now := time.Now()
-	if o.until.Sub(now) > writeLimit/2 {
+	if o.until.Sub(now) > limit/2 {
 		return nil
 	}
-	o.until = now.Add(writeLimit)
+	o.until = now.Add(limit)
 	return o.s.conn.SetWriteDeadline(o.until)
 }
 

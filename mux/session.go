@@ -76,7 +76,7 @@ type session struct {
 	saying  *time.Timer
 	pingID  uint32
 	pinged  time.Time
-	heard   uint64 // frames that had come by then
+	heard   uint64 // reads that had given something when it was looked last
 	asked   bool   // it is to be looked next whether more have
 	waits   bool   // no answer came yet
 
@@ -345,19 +345,21 @@ func (s *session) keep() {
 	}
 }
 
-// ping asks the peer for an answer, or looks whether anything came, and says
-// when to call it next.
+// ping asks the peer for an answer, or looks whether anything came since it
+// looked last: on a slow link an answer waits behind what else is under way. It
+// says when to call it next.
 func (s *session) ping() (next time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	frames := s.in.frames.Load()
 	if s.asked = !s.asked; !s.asked {
-		if s.waits && frames == s.heard {
+		reads := s.in.reads.Load()
+		if s.waits && reads == s.heard {
 			return 0, errPing
 		}
+		s.heard = reads
 		return pingEvery - pingLimit, nil
 	}
-	s.waits, s.heard, s.pinged = true, frames, time.Now()
+	s.waits, s.pinged = true, time.Now()
 	s.pingID++
 	s.out.later(header{kind: kindPing, flags: flagSYN, length: s.pingID})
 	return pingLimit, nil
