@@ -67,7 +67,7 @@ func TestWhatIsOfNoStreamIsDropped(t *testing.T) {
 }
 
 func TestMoreThanTheBacklogIsReset(t *testing.T) {
-	scope := newScope(1 << 40)
+	scope := newScope(1 << 30)
 	s, peer := foe(t, Transport{}, scope)
 	for i := range uint32(backlog + 1000) {
 		_, err := peer.Write(frames(header{kind: kindWindow, flags: flagSYN, id: 2*i + 1}))
@@ -178,4 +178,27 @@ func FuzzReceive(f *testing.F) {
 			t.Errorf("%d spans hold %d bytes", spans, used)
 		}
 	})
+}
+
+// TestNumbersBeyondAnInt are none that are negative, where an int has 32 bits.
+func TestNumbersBeyondAnInt(t *testing.T) {
+	s, peer := foe(t, Transport{}, nil)
+	_, err := peer.Write(slices.Concat(
+		frames(header{kind: kindData, flags: flagSYN, id: 1, length: 1}), []byte{1},
+		frames(header{kind: kindWindow, id: 1, length: 0xf0000000}),
+		frames(header{kind: kindData, id: 99, length: 0xf0000000}), make([]byte, 100)))
+	must(t, err)
+	st, err := s.AcceptStream()
+	must(t, err)
+	await(t, "the window has grown", func() bool {
+		st.(*stream).mu.Lock()
+		defer st.(*stream).mu.Unlock()
+		return st.(*stream).room > windowStart
+	})
+	_, err = st.Write([]byte("x"))
+	must(t, err)
+	time.Sleep(20 * time.Millisecond)
+	if s.IsClosed() {
+		t.Error("it ended")
+	}
 }

@@ -39,7 +39,7 @@ type receiver struct {
 	// Of who reads.
 	head   [headerSize]byte
 	have   int     // of head
-	left   int     // bytes of a payload that are to come
+	left   int64   // bytes of a payload that are to come
 	to     *stream // whose they are; nil: nobody's
 	fin    bool    // its way ends with them
 	chunk  []byte  // for to, of the pool
@@ -115,8 +115,8 @@ func (r *receiver) isAhead() bool { return r.ahead == nil || r.ahead.Ahead() }
 func (r *receiver) direct(st *stream, b []byte) (n int, err error) {
 	for err == nil && n < len(b) && r.left > 0 && (n == 0 || r.isAhead()) {
 		var m int
-		m, err = r.input(b[n:min(len(b), n+r.left)])
-		n, r.left = n+m, r.left-m
+		m, err = r.input(b[n:min(int64(len(b)), int64(n)+r.left)])
+		n, r.left = n+m, r.left-int64(m)
 	}
 	if n > 0 {
 		r.complete()
@@ -135,11 +135,11 @@ func (r *receiver) input(b []byte) (n int, err error) {
 // fill reads a part of a payload for whose it is.
 func (r *receiver) fill() error {
 	if r.chunk == nil {
-		r.chunk, r.filled = pool.Get(min(r.left, chunkSize)), 0
+		r.chunk, r.filled = pool.Get(int(min(r.left, chunkSize))), 0
 	}
-	end := min(len(r.chunk), r.filled+r.left)
+	end := min(int64(len(r.chunk)), int64(r.filled)+r.left)
 	n, err := r.input(r.chunk[r.filled:end])
-	r.filled, r.left = r.filled+n, r.left-n
+	r.filled, r.left = r.filled+n, r.left-int64(n)
 	if r.filled > 0 && (r.left == 0 || r.filled == len(r.chunk) || !r.isAhead()) {
 		r.deliver()
 	}
@@ -228,7 +228,7 @@ func (r *receiver) ofStream(h header) error {
 		return fmt.Errorf("%w: %d bytes beyond a stream's window", errFrame, h.length)
 	}
 	r.count(st)
-	r.to, r.left, r.fin = st, int(h.length), h.has(flagFIN)
+	r.to, r.left, r.fin = st, int64(h.length), h.has(flagFIN)
 	r.complete()
 	return nil
 }

@@ -274,7 +274,7 @@ func (st *stream) taken() {
 func (st *stream) allow(more uint32) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.room = uint32(min(uint64(st.room)+uint64(more), math.MaxUint32))
+	st.room = uint32(min(uint64(st.room)+uint64(more), math.MaxInt32))
 	st.writable.Broadcast()
 }
 
