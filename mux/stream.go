@@ -534,6 +534,7 @@ func (l *limit) set(t time.Time, gone bool, f func()) {
 	l.stop()
 	l.at, l.timer = t, nil
 	if left := time.Until(t); !t.IsZero() && !gone && left > 0 {
+		l.at = time.Now().Add(left) // by the clock that the timer has
 		l.timer = time.AfterFunc(left, f)
 	}
 }
