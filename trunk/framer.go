@@ -98,7 +98,7 @@ func (f *framer) next() error {
 func (f *framer) data(head muxFrame) error {
 	n := head.length()
 	switch {
-	case head.flags() != 0 || n == 0 || n > maxBody:
+	case head.flags() != 0 || n <= 0 || n > maxBody: // below 0 where an int has 32 bits
 		return fmt.Errorf("%w: yamux data of %d bytes, flags %d", errFrame, n, head.flags())
 	case head.id() == controlID && n > maxWords:
 		return fmt.Errorf("%w: %d bytes of messages", errFrame, n)
