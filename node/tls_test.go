@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -170,4 +173,28 @@ func TestCloseEndsAWriteThatHangs(t *testing.T) {
 	if err := <-wrote; err == nil {
 		t.Error("the write passes for done")
 	}
+}
+
+// TestAReadThatIsCutIsGoneOnWith: a deadline takes nothing of what is under way,
+// also in the middle of a record.
+func TestAReadThatIsCutIsGoneOnWith(t *testing.T) {
+	ours, theirs, _ := securePair(t, true)
+	data := make([]byte, 8<<20)
+	_, _ = rand.Read(data)
+	go func() { _, _ = theirs.Write(data) }()
+	got, cuts, buf := []byte{}, 0, make([]byte, 5000)
+	for len(got) < len(data) {
+		must(t, ours.SetReadDeadline(time.Now().Add(20*time.Microsecond)))
+		n, err := ours.Read(buf)
+		got = append(got, buf[:n]...)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			cuts++
+			continue
+		}
+		must(t, err)
+	}
+	if !bytes.Equal(got, data) || cuts == 0 {
+		t.Errorf("other bytes, or %d cuts", cuts)
+	}
+	t.Log(cuts, "cuts")
 }
