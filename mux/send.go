@@ -119,12 +119,6 @@ func (o *sender) leave(h header) {
 	h.put(o.waiting[n:])
 }
 
-// now leaves a frame, and writes it where nobody else is about to.
-func (o *sender) now(h header) {
-	o.later(h)
-	o.flush()
-}
-
 // soon leaves a frame, and has it written by another goroutine.
 func (o *sender) soon(h header) {
 	o.later(h)
