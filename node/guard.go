@@ -62,6 +62,11 @@ const (
 	quicShakePart = 7
 	unproved      = 16
 
+	// One address is asked that askRate times a second, askBurst at once, before
+	// its packets are thinned out: a question costs 30 us.
+	askRate  = 500
+	askBurst = 200
+
 	// maxGuarded bounds each of the guard's tables.
 	maxGuarded = 4096
 
@@ -90,6 +95,9 @@ type guard struct {
 	log     *slog.Logger
 	// sieve is told of a watched address that goes on when it is turned away.
 	sieve func(from netip.Prefix)
+	// thin is told of an address from which too many packets come that are to be
+	// answered with a question for a proof.
+	thin func(from netip.Prefix)
 
 	offenders chan offence // to be closed
 
@@ -98,6 +106,7 @@ type guard struct {
 	bans      *table[peer.ID, ban]
 	watched   *table[netip.Prefix, *watch]
 	comers    *table[netip.Prefix, *rate.Limiter] // strangers' addresses
+	asked     *table[netip.Prefix, *rate.Limiter] // that were to show that they are not forged
 	streams   share[peer.ID]                      // inbound
 	memory    share[peer.ID]                      // bytes
 	// Inbound connections without a peer, whoever it will be. Relayed ones count
@@ -141,11 +150,13 @@ func newGuard(trusted func(peer.ID) bool, log *slog.Logger) *guard {
 		now:        time.Now,
 		log:        log,
 		sieve:      func(netip.Prefix) {},
+		thin:       func(netip.Prefix) {},
 		offenders:  make(chan offence, maxOffenders),
 		strangers:  newTable[peer.ID, *stranger](maxGuarded),
 		bans:       newTable[peer.ID, ban](maxGuarded),
 		watched:    newTable[netip.Prefix, *watch](maxGuarded),
 		comers:     newTable[netip.Prefix, *rate.Limiter](maxGuarded),
+		asked:      newTable[netip.Prefix, *rate.Limiter](maxGuarded),
 		streams:    newShare[peer.ID](strangersStreams),
 		memory:     newShare[peer.ID](strangersMemory),
 		handshakes: newShare[netip.Prefix](halfOpen),
@@ -309,12 +320,17 @@ func (g *guard) count(from netip.Prefix, tokens int, now time.Time) {
 }
 
 func (g *guard) comer(from netip.Prefix, now time.Time) *rate.Limiter {
-	c, ok := g.comers.get(from)
+	return bucketOf(g.comers, from, now, comeRate, comeBurst)
+}
+
+// bucketOf is an address's bucket in a table, a full one at first.
+func bucketOf(in *table[netip.Prefix, *rate.Limiter], from netip.Prefix, now time.Time, often rate.Limit, burst int) *rate.Limiter {
+	b, ok := in.get(from)
 	if !ok {
-		c = rate.NewLimiter(comeRate, comeBurst)
-		g.comers.put(from, c, func(c *rate.Limiter) bool { return c.TokensAt(now) >= comeBurst })
+		b = rate.NewLimiter(often, burst)
+		in.put(from, b, func(b *rate.Limiter) bool { return b.TokensAt(now) >= float64(burst) })
 	}
-	return c
+	return b
 }
 
 // crowded is told of a stranger whose connection ends for want of memory. That
@@ -372,8 +388,14 @@ func (g *guard) admits(from netip.Prefix) bool {
 func (g *guard) suspects(from netip.Prefix) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	h := &g.handshakes
-	return h.held[from] >= unproved || h.used >= halfOpen/2 || g.isWatched(from, g.now())
+	h, now := &g.handshakes, g.now()
+	if h.held[from] < unproved && h.used < halfOpen/2 && !g.isWatched(from, now) {
+		return false
+	}
+	if !bucketOf(g.asked, from, now, askRate, askBurst).AllowN(now, 1) {
+		g.thin(from)
+	}
+	return true
 }
 
 // begin asks for a handshake, from whomever. end, which may be called more than

@@ -184,7 +184,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.limits = newLimiter(n.isTrusted)
 	n.guard = newGuard(n.isTrusted, n.log)
 	n.sockets = &sockets{sieve: newSieve(n.log)}
-	n.guard.sieve = n.sockets.sieve.keepOut
+	n.guard.sieve, n.guard.thin = n.sockets.sieve.keepOut, n.sockets.sieve.thin
 	n.life, n.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.startHost(ctx, cfg); err != nil {
 		n.end()

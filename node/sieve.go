@@ -26,6 +26,11 @@ const (
 	// 1 s (RFC 6298), would always find the sieve as the first did.
 	sieveLeast = 750 * time.Millisecond
 	sieveMost  = 1250 * time.Millisecond
+	// thinLeast and thinMost bound how long all packets from an address that would
+	// begin a connection over QUIC are dropped where there are too many, forged ones
+	// for what we know. Between such times an honest one comes through.
+	thinLeast = 50 * time.Millisecond
+	thinMost  = 250 * time.Millisecond
 	// sieveRoom bounds the nets in the sieve: the kernel compares them one by one,
 	// and has 20 KiB for a socket's filters.
 	sieveRoom = 128
@@ -43,9 +48,15 @@ type sieve struct {
 	changed chan struct{} // something is to be applied
 
 	mu      sync.Mutex
-	nets    map[netip.Prefix]time.Time // until when
+	nets    map[netip.Prefix]sieved
 	sockets []sievedSocket
 	stale   bool // the sockets have another filter than nets says
+}
+
+// sieved is what is done with a net.
+type sieved struct {
+	until time.Time
+	thin  bool // over UDP alone
 }
 
 // sievedSocket is a TCP listener, or a socket for QUIC.
@@ -59,19 +70,30 @@ func newSieve(log *slog.Logger) *sieve {
 		log:     log,
 		hold:    func() time.Duration { return sieveLeast + rand.N(sieveMost-sieveLeast) },
 		changed: make(chan struct{}, 1),
-		nets:    map[netip.Prefix]time.Time{},
+		nets:    map[netip.Prefix]sieved{},
 	}
 }
 
 // keepOut puts a net into the sieve for a while, if there is room. serve applies
 // it. The net is one of netOf's.
 func (s *sieve) keepOut(from netip.Prefix) {
+	s.put(from, sieved{until: time.Now().Add(s.hold())})
+}
+
+// thin is keepOut over UDP alone, and shorter: the packets from there may be
+// forged.
+func (s *sieve) thin(from netip.Prefix) {
+	s.put(from, sieved{until: time.Now().Add(thinLeast + rand.N(thinMost-thinLeast)), thin: true})
+}
+
+func (s *sieve) put(from netip.Prefix, n sieved) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, already := s.nets[from]; already || !from.IsValid() || len(s.nets) >= sieveRoom {
+	old, already := s.nets[from]
+	if already && (!old.thin || n.thin) || !from.IsValid() || !already && len(s.nets) >= sieveRoom {
 		return
 	}
-	s.nets[from] = time.Now().Add(s.hold())
+	s.nets[from] = n
 	s.change()
 }
 
@@ -136,39 +158,44 @@ func (s *sieve) serve(ctx context.Context) {
 func (s *sieve) apply(now time.Time) (next time.Time, any bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var nets []netip.Prefix
-	for from, until := range s.nets {
-		if !now.Before(until) {
+	for from, n := range s.nets {
+		if !now.Before(n.until) {
 			delete(s.nets, from)
 			s.stale = true
 			continue
 		}
-		nets = append(nets, from)
-		if next.IsZero() || until.Before(next) {
-			next = until
+		if next.IsZero() || n.until.Before(next) {
+			next = n.until
 		}
 	}
 	if s.stale {
 		s.stale = false
 		s.forget()
-		s.setFilters(nets)
+		s.setFilters()
 	}
-	return next, len(nets) > 0
+	return next, len(s.nets) > 0
 }
 
-// setFilters has every socket drop what begins a connection from nets. The lock
-// is held.
-func (s *sieve) setFilters(nets []netip.Prefix) {
-	f, err := newFilters(nets)
+// setFilters has every socket drop what begins a connection from the nets. The
+// lock is held.
+func (s *sieve) setFilters() {
+	var tcp, udp []netip.Prefix
+	for from, n := range s.nets {
+		udp = append(udp, from)
+		if !n.thin {
+			tcp = append(tcp, from)
+		}
+	}
+	f, err := newFilters(tcp, udp)
 	if err != nil {
-		s.log.Debug("make a sieve", "nets", len(nets), "err", err)
+		s.log.Debug("make a sieve", "nets", len(udp), "err", err)
 		return
 	}
 	for _, k := range s.sockets {
 		var failed error
 		err := k.raw.Control(func(fd uintptr) { failed = f.set(int(fd), k.stream) })
 		if err == nil && failed != nil {
-			s.log.Debug("set a sieve", "nets", len(nets), "err", failed)
+			s.log.Debug("set a sieve", "nets", len(udp), "err", failed)
 		}
 	}
 }

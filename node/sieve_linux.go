@@ -38,14 +38,13 @@ const (
 // sockets' filters off.
 type filters struct{ tcp, udp []unix.SockFilter }
 
-func newFilters(nets []netip.Prefix) (f filters, err error) {
-	if len(nets) == 0 {
-		return f, nil
+func newFilters(tcp, udp []netip.Prefix) (f filters, err error) {
+	if len(tcp) > 0 {
+		f.tcp, err = assemble(sieveTCP(tcp, inKernel))
 	}
-	if f.tcp, err = assemble(sieveTCP(nets, inKernel)); err != nil {
-		return f, err
+	if len(udp) > 0 && err == nil {
+		f.udp, err = assemble(sieveQUIC(udp, inKernel))
 	}
-	f.udp, err = assemble(sieveQUIC(nets, inKernel))
 	return f, err
 }
 

@@ -39,7 +39,7 @@ func (s *sieve) forLong() (letOut func()) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for from := range s.nets {
-			s.nets[from] = time.Now()
+			s.nets[from] = sieved{until: time.Now()}
 		}
 		s.change()
 	}
@@ -309,7 +309,7 @@ func TestAFullSieveIsTaken(t *testing.T) {
 			}
 			s.keepOut(netOfIP(ip))
 		}
-		s.nets[netOfIP(netip.MustParseAddr(sievedIP))] = time.Now().Add(time.Hour)
+		s.nets[netOfIP(netip.MustParseAddr(sievedIP))] = sieved{until: time.Now().Add(time.Hour)}
 		s.apply(time.Now())
 		if _, err := dialFrom(t, sievedIP, l.Addr().String(), unanswered); err == nil {
 			t.Error("it has connected")
@@ -390,5 +390,12 @@ func TestASieveDropsFirstPacketsOfItsNetsAlone(t *testing.T) {
 		if pass := runs(t, sieveQUIC, 40, ip6("2001:db8:1:201::1", udp(c.packet))); pass == c.drop {
 			t.Errorf("%s over IPv6 passes: %v", c.name, pass)
 		}
+	}
+}
+
+func TestAThinnedNetHasAFilterOverUDPAlone(t *testing.T) {
+	f, err := newFilters(nil, []netip.Prefix{netip.MustParsePrefix(office)})
+	if must(t, err); len(f.tcp) != 0 || len(f.udp) == 0 {
+		t.Errorf("%d and %d instructions", len(f.tcp), len(f.udp))
 	}
 }

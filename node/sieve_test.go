@@ -1,6 +1,7 @@
 package node
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
@@ -48,8 +49,8 @@ func TestRefusedHandshakesOverRelaysSlowNobody(t *testing.T) {
 	}
 }
 
-// sieved collects what a guard has sieved.
-func sieved(g *guard) *[]netip.Prefix {
+// sievedBy collects what a guard has sieved.
+func sievedBy(g *guard) *[]netip.Prefix {
 	var list []netip.Prefix
 	g.sieve = func(from netip.Prefix) { list = append(list, from) }
 	return &list
@@ -57,7 +58,7 @@ func sieved(g *guard) *[]netip.Prefix {
 
 func TestAWatchedAddressThatGoesOnIsSieved(t *testing.T) {
 	g, c := newTestGuard(nil)
-	list, from := sieved(g), netip.MustParsePrefix(office)
+	list, from := sievedBy(g), netip.MustParsePrefix(office)
 	g.insist(from)
 	for range watchBurst + sieveAfter - 1 {
 		g.admits(from)
@@ -77,7 +78,7 @@ func TestAWatchedAddressThatGoesOnIsSieved(t *testing.T) {
 
 func TestAnAddressThatIsTurnedAwayNowAndThenIsNotSieved(t *testing.T) {
 	g, c := newTestGuard(nil)
-	list, from := sieved(g), netip.MustParsePrefix(office)
+	list, from := sievedBy(g), netip.MustParsePrefix(office)
 	for range 1000 {
 		g.insist(from)
 		g.admits(from)
@@ -91,7 +92,7 @@ func TestAnAddressThatIsTurnedAwayNowAndThenIsNotSieved(t *testing.T) {
 // Packets whose sender has not shown its address are no tries.
 func TestAskingForAProofOfAnAddressCountsForNothing(t *testing.T) {
 	g, _ := newTestGuard(nil)
-	list, from := sieved(g), netip.MustParsePrefix(office)
+	list, from := sievedBy(g), netip.MustParsePrefix(office)
 	g.insist(from)
 	for range 1000 {
 		if !g.suspects(from) {
@@ -100,5 +101,45 @@ func TestAskingForAProofOfAnAddressCountsForNothing(t *testing.T) {
 	}
 	if len(*list) != 0 || !g.admits(from) {
 		t.Error("whoever forges an address has it slowed")
+	}
+}
+
+// Where they are too many they are fewer for a while, but only those.
+func TestTooManyPacketsWithoutAProofAreThinned(t *testing.T) {
+	g, c := newTestGuard(nil)
+	thinned := 0
+	g.thin = func(netip.Prefix) { thinned++ }
+	from := netip.MustParsePrefix(office)
+	g.insist(from)
+	for range askBurst {
+		g.suspects(from)
+	}
+	if thinned != 0 {
+		t.Error("thinned too soon")
+	}
+	if g.suspects(from); thinned != 1 {
+		t.Error("not thinned")
+	}
+	if g.suspects(netip.MustParsePrefix("127.0.0.2/32")); thinned != 1 {
+		t.Error("another address is thinned")
+	}
+	if c.pass(thinLeast); !g.suspects(from) || thinned != 1 {
+		t.Error("nobody comes through after that")
+	}
+}
+
+func TestThinnedAddressesConnectOverTCP(t *testing.T) {
+	s, from := newSieve(slog.New(slog.DiscardHandler)), netip.MustParsePrefix(office)
+	s.thin(from)
+	if n := s.nets[from]; !n.thin || time.Until(n.until) > thinMost {
+		t.Errorf("thinned: %+v", n)
+	}
+	s.keepOut(from)
+	if s.nets[from].thin {
+		t.Error("what is thinned can't be kept out")
+	}
+	s.thin(from)
+	if s.nets[from].thin {
+		t.Error("who is kept out is thinned instead")
 	}
 }

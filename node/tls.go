@@ -24,8 +24,8 @@ const (
 	// gathered bounds what goes out in one system call: a frame of yamux, in
 	// records.
 	gathered = 17 * (recordSize + recordExtra)
-	// readAhead is what one system call takes in at most.
-	readAhead = 256 << 10
+	// aheadSize is what one system call takes in at most.
+	aheadSize = 256 << 10
 )
 
 // gatheredTLS is libp2p's TLS, with the same bytes on the wire, in fewer system
@@ -57,7 +57,7 @@ type gatherConn struct {
 
 	ready *registry.ReadyReader // nil where the connection can't be read that way
 	in    []byte                // read and not taken yet, part of ahead
-	ahead *[readAhead]byte      // nil while nothing is in it
+	ahead *[aheadSize]byte      // nil while nothing is in it
 }
 
 type outBuffer struct {
@@ -67,17 +67,21 @@ type outBuffer struct {
 
 var (
 	outBuffers   = sync.Pool{New: func() any { return new(outBuffer) }}
-	aheadBuffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
+	aheadBuffers = sync.Pool{New: func() any { return new([aheadSize]byte) }}
 )
 
-func newGatherConn(c net.Conn) *gatherConn {
-	g := &gatherConn{Conn: c}
-	if sys, ok := c.(syscall.Conn); ok {
-		if r, err := registry.NewReadyReader(sys); err == nil {
-			g.ready = r
-		}
+func newGatherConn(c net.Conn) *gatherConn { return &gatherConn{Conn: c} }
+
+// readAhead has reads take more than they are asked for, where they can. A
+// handshake, which anybody may begin, is to hold little.
+func (g *gatherConn) readAhead() {
+	sys, ok := g.Conn.(syscall.Conn)
+	if !ok {
+		return
 	}
-	return g
+	if r, err := registry.NewReadyReader(sys); err == nil {
+		g.ready = r
+	}
 }
 
 // over is the connection that TLS made over this one.
@@ -85,6 +89,7 @@ func (g *gatherConn) over(c sec.SecureConn, err error) (sec.SecureConn, error) {
 	if err != nil {
 		return c, err
 	}
+	g.readAhead()
 	return &gatheredConn{SecureConn: c, raw: g}, nil
 }
 
@@ -187,7 +192,7 @@ func (g *gatherConn) Read(b []byte) (n int, err error) {
 		return g.Conn.Read(b)
 	}
 	if len(g.in) == 0 {
-		if n, err = g.ready.Read(g, readAhead); err != nil {
+		if n, err = g.ready.Read(g, aheadSize); err != nil {
 			return 0, err
 		}
 		g.in = g.ahead[:n]
@@ -201,7 +206,7 @@ func (g *gatherConn) Read(b []byte) (n int, err error) {
 
 // Take and Release make the connection the room for what it reads.
 func (g *gatherConn) Take() []byte {
-	g.ahead = aheadBuffers.Get().(*[readAhead]byte)
+	g.ahead = aheadBuffers.Get().(*[aheadSize]byte)
 	return g.ahead[:]
 }
 
