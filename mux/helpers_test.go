@@ -102,6 +102,23 @@ func eachPair(t *testing.T, f func(t *testing.T, a, b network.MuxedConn)) {
 	}
 }
 
+// echoes takes so many streams, and gives back what comes on each.
+func echoes(t testing.TB, c network.MuxedConn, streams int) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for range streams {
+		s, err := c.AcceptStream()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		all.Go(func() {
+			_, _ = io.Copy(s, s)
+			_ = s.Close()
+		})
+	}
+}
+
 // wantBytes reads to the end and fails unless that is what comes.
 func wantBytes(t testing.TB, from io.Reader, want []byte) {
 	t.Helper()

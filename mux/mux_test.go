@@ -50,19 +50,7 @@ func TestStreamsSideBySide(t *testing.T) {
 	eachPair(t, func(t *testing.T, a, b network.MuxedConn) {
 		const streams = 40
 		var all sync.WaitGroup
-		all.Go(func() {
-			for range streams {
-				s, err := b.AcceptStream()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				all.Go(func() {
-					_, _ = io.Copy(s, s)
-					_ = s.Close()
-				})
-			}
-		})
+		all.Go(func() { echoes(t, b, streams) })
 		for i := range streams {
 			all.Go(func() {
 				s, err := a.OpenStream(t.Context())
@@ -158,19 +146,7 @@ func TestManyMoreStreamsThanTheBacklog(t *testing.T) {
 	eachPair(t, func(t *testing.T, a, b network.MuxedConn) {
 		const streams = 5 * backlog
 		var all sync.WaitGroup
-		all.Go(func() {
-			for range streams {
-				s, err := b.AcceptStream()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				all.Go(func() {
-					_, _ = io.Copy(s, s)
-					_ = s.Close()
-				})
-			}
-		})
+		all.Go(func() { echoes(t, b, streams) })
 		for range streams {
 			s, err := a.OpenStream(t.Context())
 			must(t, err)

@@ -1,7 +1,6 @@
 package mux
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -106,11 +105,6 @@ func (o *sender) rest() {
 func (o *sender) later(h header) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.leave(h)
-}
-
-// leave adds a frame to what waits. Call it with mu held.
-func (o *sender) leave(h header) {
 	if o.over {
 		return
 	}
@@ -229,11 +223,11 @@ func (o *sender) extend(size int) error {
 
 // farewell writes a last frame, if its turn comes and the connection takes it.
 func (o *sender) farewell(h header) {
-	ctx, cancel := context.WithTimeout(context.Background(), farewellLimit)
-	defer cancel()
+	late := time.NewTimer(farewellLimit)
+	defer late.Stop()
 	select {
 	case o.turn <- struct{}{}:
-	case <-ctx.Done():
+	case <-late.C:
 		return
 	case <-o.s.done:
 		return
