@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"p2ptun/registry"
 )
@@ -51,6 +52,25 @@ func (n *Node) follow(c network.Conn) {
 // be dead: younger, both may come from one dial.
 const staleAge = 3 * time.Second
 
+// isBefore says that a peer had old before it had now, and not beside it: it is
+// much older, or comes from where the peer is no more. One dial may come from
+// both families of addresses.
+func isBefore(old, now network.Conn) bool {
+	age := now.Stat().Opened.Sub(old.Stat().Opened)
+	return age > staleAge || age > 0 && isElsewhere(old.RemoteMultiaddr(), now.RemoteMultiaddr())
+}
+
+// isElsewhere says that two direct addresses are of one family, and not of one
+// IP.
+func isElsewhere(a, b ma.Multiaddr) bool {
+	if isRelayed(a) || isRelayed(b) {
+		return false
+	}
+	one, errOne := manet.ToIP(a)
+	other, errOther := manet.ToIP(b)
+	return errOne == nil && errOther == nil && !one.Equal(other) && (one.To4() == nil) == (other.To4() == nil)
+}
+
 // dropStale closes the connections of a peer that comes through a relay: it
 // would not, if it still had them. As long as a direct one stands no hole is
 // punched, and the talk about the punch would go over a relayed one.
@@ -78,7 +98,7 @@ func (n *Node) dropBefore(p peer.ID, from ma.Multiaddr) {
 	conns := (*host).ConnsToPeer(p)
 	i := slices.IndexFunc(conns, func(c network.Conn) bool { return c.RemoteMultiaddr().Equal(from) })
 	for _, old := range conns {
-		if i >= 0 && conns[i].Stat().Opened.Sub(old.Stat().Opened) > staleAge {
+		if i >= 0 && isBefore(old, conns[i]) {
 			n.log.Info("a connection from before", "peer", p, "addr", old.RemoteMultiaddr())
 			closeDead(old)
 		}
@@ -93,7 +113,7 @@ func (n *Node) doubtOlder(c network.Conn) {
 		return
 	}
 	for _, old := range n.host.Network().ConnsToPeer(c.RemotePeer()) {
-		if old == c || time.Since(old.Stat().Opened) <= staleAge || !n.begin() {
+		if old == c || !isBefore(old, c) || !n.begin() {
 			continue
 		}
 		go func() {
