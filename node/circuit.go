@@ -28,10 +28,14 @@ type circuitDial struct {
 }
 
 // dial gives a peer's circuit to libp2p until the returned func is called. Dials
-// at the same time share it.
-func (c *circuits) dial(h host.Host, p, relay peer.ID) (end func()) {
+// at the same time share it, until one is to be anew: libp2p dials no address
+// again that has failed while others of the peer are still silent.
+func (c *circuits) dial(h host.Host, p, relay peer.ID, anew bool) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if anew && c.now[p] != nil {
+		c.drop(h, p)
+	}
 	at := c.now[p]
 	if at == nil {
 		c.last++

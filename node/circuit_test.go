@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"net"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -40,7 +42,7 @@ func TestACircuitThatEndsIsFollowedByAnotherWhileAHoleIsPunched(t *testing.T) {
 	for range 3 {
 		must(t, a.host.Network().ClosePeer(p))
 		a.host.Peerstore().ClearAddrs(p) // identify has told the direct ones
-		must(t, a.dial(within(t), p))
+		must(t, a.dial(within(t), p, false))
 		if path, _ := a.Path(p.String()); path.Relay != relay.ID() {
 			t.Fatalf("the path is %+v, want through the relay", path)
 		}
@@ -49,5 +51,33 @@ func TestACircuitThatEndsIsFollowedByAnotherWhileAHoleIsPunched(t *testing.T) {
 		if isNumbered(addr) {
 			t.Errorf("%s is kept", addr)
 		}
+	}
+}
+
+// TestAPeerIsAskedForAtItsRelayWhileOtherWaysAreSilent: it comes back there, and
+// nobody says so.
+func TestAPeerIsAskedForAtItsRelayWhileOtherWaysAreSilent(t *testing.T) {
+	relay := newNodeOf(t, Config{Relay: &RelayService{Allowed: everybody}})
+	key := filepath.Join(t.TempDir(), "key")
+	b, a := newRelayed(t, relay, key), newNodeOf(t, Config{})
+	p := b.host.ID()
+	circuit := circuitAddr(infoOf(relay).Addrs[0], relay.host.ID())
+	connect(t, a, peer.AddrInfo{ID: p, Addrs: multiaddrs(t, circuit.String())})
+	connect(t, a, infoOf(relay))
+	must(t, b.Close())
+	eventually(t, "it is away", func() bool { return !relay.isConnected(p) && !a.isConnected(p) })
+	punchInVain(t, a, p)
+	reached := make(chan error, 1)
+	go func() { reached <- a.Connect(within(t), p.String(), 0) }()
+	for n := uint16(0); n < 3; {
+		a.circuits.mu.Lock()
+		n = a.circuits.last
+		a.circuits.mu.Unlock()
+		<-time.After(redialSoon / 10)
+	}
+	newRelayed(t, relay, key)
+	must(t, <-reached)
+	if path, _ := a.Path(p.String()); path.Relay != relay.ID() {
+		t.Errorf("the path is %+v, want through the relay", path)
 	}
 }

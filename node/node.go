@@ -183,7 +183,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.slots = newReserver(n.log, n.Watch, func() { n.announce(); n.addrsChanged() })
 	n.limits = newLimiter(n.isTrusted)
 	n.guard = newGuard(n.isTrusted, n.log)
-	n.sockets = &sockets{sieve: newSieve(n.log)}
+	n.sockets = &sockets{sieve: newSieve(n.log), pace: n.pace}
 	n.guard.sieve, n.guard.thin = n.sockets.sieve.keepOut, n.sockets.sieve.thin
 	n.life, n.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.startHost(ctx, cfg); err != nil {

@@ -20,7 +20,10 @@ import (
 func newNodeOf(t testing.TB, cfg Config) *Node {
 	t.Helper()
 	dir := t.TempDir()
-	cfg.KeyPath, cfg.PortPath = filepath.Join(dir, "key"), filepath.Join(dir, "port")
+	if cfg.KeyPath == "" {
+		cfg.KeyPath = filepath.Join(dir, "key")
+	}
+	cfg.PortPath = filepath.Join(dir, "port")
 	if len(cfg.ListenAddrs) == 0 {
 		cfg.ListenAddrs = []string{onTCP}
 	}
@@ -217,16 +220,24 @@ func TestAMeasurementEndsWithItsContext(t *testing.T) {
 func relayed(t testing.TB, limit int64) (dialler, listener, relay *Node) {
 	t.Helper()
 	relay = newNodeOf(t, Config{Relay: &RelayService{Allowed: everybody, Bytes: limit}})
-	listener = newNodeOf(t, Config{Relays: []peer.AddrInfo{infoOf(relay)}, Trusted: everybody, Named: everybody})
-	for _, r := range listener.AwaitRelays(within(t)) {
-		if !r.Reserved {
-			t.Fatalf("%+v", r)
-		}
-	}
+	listener = newRelayed(t, relay, "")
 	dialler = newNodeOf(t, Config{})
 	circuit := circuitAddr(infoOf(relay).Addrs[0], relay.host.ID())
 	connect(t, dialler, peer.AddrInfo{ID: listener.host.ID(), Addrs: multiaddrs(t, circuit.String())})
 	return dialler, listener, relay
+}
+
+// newRelayed has a slot at a relay, and its key in a file, of its own where that
+// has no name.
+func newRelayed(t testing.TB, relay *Node, keyPath string) *Node {
+	t.Helper()
+	n := newNodeOf(t, Config{KeyPath: keyPath, Relays: []peer.AddrInfo{infoOf(relay)}, Trusted: everybody, Named: everybody})
+	for _, r := range n.AwaitRelays(within(t)) {
+		if !r.Reserved {
+			t.Fatalf("%+v", r)
+		}
+	}
+	return n
 }
 
 func TestARelaysLimitIsNotSpentOnAMeasurement(t *testing.T) {

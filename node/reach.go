@@ -25,9 +25,12 @@ import (
 const (
 	// foundTTL is how long what the LAN said of a peer is dialled.
 	foundTTL = 2 * time.Minute
-	// redial is how soon a peer that could not be dialled is dialled again
-	// while somebody waits for it.
-	redial = time.Second
+	// A peer that could not be dialled is dialled again while somebody waits for
+	// it, after a 32nd of its patience, between redialSoon and redial.
+	redialSoon = 200 * time.Millisecond
+	redial     = time.Second
+	// maxKnocks bounds the further dials through a relay at the same time.
+	maxKnocks = 8
 	// pingLimit bounds one ping.
 	pingLimit = 10 * time.Second
 	// askLimit bounds one question to a peer, or one of a peer to us.
@@ -174,7 +177,7 @@ func (n *Node) Connect(ctx context.Context, id string, patience time.Duration) e
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := &approach{n: n, peer: p, results: make(chan error, maxDials)}
+	a := &approach{n: n, peer: p, results: make(chan error, maxDials), knocks: make(chan error, maxKnocks), pause: min(max(patience/32, redialSoon), redial)}
 	return a.run(ctx, id, time.Now().Add(patience))
 }
 
@@ -192,6 +195,10 @@ type approach struct {
 	results chan error
 	dials   int // under way
 	last    error
+	pause   time.Duration // before another dial, or another knock
+
+	knocks   chan error
+	knocking int // under way
 }
 
 func (a *approach) run(ctx context.Context, id string, deadline time.Time) error {
@@ -204,14 +211,21 @@ func (a *approach) run(ctx context.Context, id string, deadline time.Time) error
 			return nil
 		}
 		var again <-chan time.Time
-		if a.dials == 0 && searching == nil {
-			left := time.Until(deadline)
-			if left <= 0 {
-				return a.last
-			}
-			again = time.After(min(redial, left))
+		left := time.Until(deadline)
+		switch {
+		case a.dials == 0 && searching == nil && left <= 0:
+			return a.last
+		case a.dials == 0 && searching == nil:
+			again = time.After(min(a.pause, left))
+		case a.mayKnock():
+			again = time.After(a.pause)
 		}
 		select {
+		case err := <-a.knocks:
+			a.knocking--
+			if err == nil || errors.Is(err, errDead) {
+				return err
+			}
 		case err := <-a.results:
 			a.dials, a.last = a.dials-1, err
 			if err == nil || errors.Is(err, errDead) { // our callers try again
@@ -224,6 +238,10 @@ func (a *approach) run(ctx context.Context, id string, deadline time.Time) error
 				a.dial(ctx) // with what was found; libp2p joins it to the dials under way
 			}
 		case <-again:
+			if a.dials > 0 {
+				a.knock(ctx)
+				continue
+			}
 			searching = a.n.search(a.peer)
 			a.dial(ctx)
 		case <-ctx.Done():
@@ -250,7 +268,24 @@ func (a *approach) dial(ctx context.Context) {
 		return
 	}
 	a.dials++
-	go func() { a.results <- a.n.dial(ctx, a.peer) }()
+	go func() { a.results <- a.n.dial(ctx, a.peer, false) }()
+}
+
+// mayKnock says that the peer's relay is to be asked for it again and again,
+// while other ways are silent: it may be back there at any moment.
+func (a *approach) mayKnock() bool {
+	relay := a.n.lastRelay(a.peer)
+	return a.dials > 0 && a.knocking < maxKnocks && relay != "" && a.n.isConnected(relay)
+}
+
+// knock does so once. The first dial has all the time that there is.
+func (a *approach) knock(ctx context.Context) {
+	a.knocking++
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, maxKnocks*a.pause)
+		defer cancel()
+		a.knocks <- a.n.dial(ctx, a.peer, true)
+	}()
 }
 
 // search asks who may know where a peer is. The channel is closed when there is
@@ -295,8 +330,8 @@ func clearBackoff(h host.Host, p peer.ID) {
 	}
 }
 
-// dial tries once.
-func (n *Node) dial(ctx context.Context, p peer.ID) error {
+// dial tries once. anew is for a circuit beside those that are being tried.
+func (n *Node) dial(ctx context.Context, p peer.ID, anew bool) error {
 	n.refreshAddrs(p)
 	if len(n.host.Peerstore().Addrs(p)) == 0 {
 		return ErrNoAddress
@@ -305,7 +340,7 @@ func (n *Node) dial(ctx context.Context, p peer.ID) error {
 	if relay := n.lastRelay(p); relay != "" {
 		defer n.ranker.redial()()
 		if n.isConnected(relay) {
-			defer n.circuits.dial(n.host, p, relay)()
+			defer n.circuits.dial(n.host, p, relay, anew)()
 		}
 	}
 	ctx = network.WithAllowLimitedConn(ctx, "tunnel")

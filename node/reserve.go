@@ -28,10 +28,12 @@ const (
 	reserveLimit = 3 * time.Second
 	longLimit    = 12 * time.Second
 	longAttempt  = 4
-	// reservePause is between attempts that failed, soonPause after the first:
-	// an address comes before the way out.
+	// soonPause is between attempts that failed, the first soonAttempts since
+	// there was news of the relay or of the network: an address comes before the
+	// way out. Later ones have reservePause.
 	reservePause = time.Second
 	soonPause    = 100 * time.Millisecond
+	soonAttempts = 300
 	// reserveEarly is how long before its end a reservation is made anew.
 	reserveEarly = 5 * time.Minute
 	// relayTag keeps the connection to a relay from being trimmed.
@@ -79,7 +81,9 @@ func (r *reserver) serve(ctx context.Context, relay peer.AddrInfo) {
 		slot, err := r.reserve(ctx, relay, attempt)
 		if err != nil {
 			r.set(relay.ID, RelayStatus{Error: err.Error()})
-			r.pause(ctx, relay.ID, attempt)
+			if r.pause(ctx, relay.ID, attempt) {
+				attempt = 0
+			}
 			continue
 		}
 		attempt = 0
@@ -109,19 +113,29 @@ func (r *reserver) reserve(ctx context.Context, relay peer.AddrInfo, attempt int
 	return slot, nil
 }
 
-// pause waits before the next attempt; a connection that comes ends it. What a
-// relay refuses is asked for less and less often.
-func (r *reserver) pause(ctx context.Context, relay peer.ID, attempt int) {
-	pause := min(soonPause<<min(attempt-1, 6), reservePause)
+// pause waits before the next attempt, soonPause at least. News ends it: a
+// connection that comes, another address of this machine. What a relay refuses
+// is asked for less and less often.
+func (r *reserver) pause(ctx context.Context, relay peer.ID, attempt int) (news bool) {
 	up, changed := r.watch(relay.String())
-	if up {
+	pause := time.Duration(0)
+	switch {
+	case up:
 		pause = min(reservePause<<min(attempt, 6), time.Minute)
+	case attempt > soonAttempts:
+		pause = reservePause
+	}
+	select {
+	case <-time.After(soonPause):
+	case <-ctx.Done():
 	}
 	select {
 	case <-changed:
-	case <-time.After(pause):
+		return !up
+	case <-time.After(pause - soonPause):
 	case <-ctx.Done():
 	}
+	return false
 }
 
 // keep returns when the slot is to be made anew: it ends soon, or the

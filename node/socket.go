@@ -33,12 +33,14 @@ const congestionControl = "bbr"
 // others connect to are sieved.
 type sockets struct {
 	sieve *sieve
-	quic  *quicreuse.ConnManager // nil until the host is made
+	pace  func(peer.ID) time.Duration // see eagerTCP
+	quic  *quicreuse.ConnManager      // nil until the host is made
 	ended sync.Once
 }
 
 func (s *sockets) newTCP(u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (transport.Transport, error) {
-	return tcp.NewTCPTransport(socketUpgrader{u, s.sieve}, rcmgr, shared)
+	t, err := tcp.NewTCPTransport(socketUpgrader{u, s.sieve}, rcmgr, shared)
+	return &eagerTCP{t, s.pace}, err
 }
 
 // newQUIC makes what libp2p makes where it is given none, over sockets that are
