@@ -2,215 +2,158 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
-	"sync"
-	"syscall"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
 	tptu "github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
-
-	"p2ptun/registry"
 )
 
-const (
-	// recordSize is what one TLS record carries at most (RFC 8446, 5.1), and
-	// recordExtra what it adds: header, type of content, tag.
-	recordSize  = 16 << 10
-	recordExtra = 5 + 1 + 16
-	// gathered bounds what goes out in one system call: a frame of yamux, in
-	// records.
-	gathered = 17 * (recordSize + recordExtra)
-	// aheadSize is what one system call takes in at most.
-	aheadSize = 256 << 10
-)
-
-// gatheredTLS is libp2p's TLS, with the same bytes on the wire, in fewer system
-// calls: crypto/tls makes one for each record.
-type gatheredTLS struct{ *libp2ptls.Transport }
-
-func newTLS(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (*gatheredTLS, error) {
-	t, err := libp2ptls.New(id, key, muxers)
-	return &gatheredTLS{t}, err
+// secureTLS is libp2p's TLS (libp2p specs: tls), with the same bytes on the wire:
+// crypto/tls shakes hands, with the certificates of libp2p's package, and then
+// hands over to records, which copies less and makes fewer system calls.
+type secureTLS struct {
+	id       protocol.ID
+	local    peer.ID
+	identity *libp2ptls.Identity
+	muxers   []string
 }
 
-func (t *gatheredTLS) SecureInbound(ctx context.Context, c net.Conn, p peer.ID) (sec.SecureConn, error) {
-	g := newGatherConn(c)
-	return g.over(t.Transport.SecureInbound(ctx, g, p))
-}
+var _ sec.SecureTransport = (*secureTLS)(nil)
 
-func (t *gatheredTLS) SecureOutbound(ctx context.Context, c net.Conn, p peer.ID) (sec.SecureConn, error) {
-	g := newGatherConn(c)
-	return g.over(t.Transport.SecureOutbound(ctx, g, p))
-}
-
-// gatherConn is what TLS reads from and writes to.
-type gatherConn struct {
-	net.Conn
-
-	mu   sync.Mutex
-	left int        // bytes of the message that are to come in records
-	out  *outBuffer // what is held back; nil for nothing
-
-	ready *registry.ReadyReader // nil where the connection can't be read that way
-	in    []byte                // read and not taken yet, part of ahead
-	ahead *[aheadSize]byte      // nil while nothing is in it
-}
-
-type outBuffer struct {
-	n int
-	b [gathered]byte
-}
-
-var (
-	outBuffers   = sync.Pool{New: func() any { return new(outBuffer) }}
-	aheadBuffers = sync.Pool{New: func() any { return new([aheadSize]byte) }}
-)
-
-func newGatherConn(c net.Conn) *gatherConn { return &gatherConn{Conn: c} }
-
-// readAhead has reads take more than they are asked for, where they can. A
-// handshake, which anybody may begin, is to hold little.
-func (g *gatherConn) readAhead() {
-	sys, ok := g.Conn.(syscall.Conn)
-	if !ok {
-		return
-	}
-	if r, err := registry.NewReadyReader(sys); err == nil {
-		g.ready = r
-	}
-}
-
-// over is the connection that TLS made over this one.
-func (g *gatherConn) over(c sec.SecureConn, err error) (sec.SecureConn, error) {
+func newTLS(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (*secureTLS, error) {
+	local, err := peer.IDFromPrivateKey(key)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
-	g.readAhead()
-	return &gatheredConn{SecureConn: c, raw: g}, nil
+	identity, err := libp2ptls.NewIdentity(key)
+	if err != nil {
+		return nil, err
+	}
+	t := &secureTLS{id: id, local: local, identity: identity}
+	for _, m := range muxers {
+		t.muxers = append(t.muxers, string(m.ID))
+	}
+	return t, nil
 }
 
-// gatheredConn is the connection as its user sees it.
-type gatheredConn struct {
-	sec.SecureConn
-	raw *gatherConn
+func (t *secureTLS) ID() protocol.ID { return t.id }
+
+// SecureInbound shakes hands as the server, with anybody where p is empty. It
+// closes the connection where that fails.
+func (t *secureTLS) SecureInbound(ctx context.Context, c net.Conn, p peer.ID) (sec.SecureConn, error) {
+	config, keys := t.identity.ConfigForPeer(p)
+	config.NextProtos = append(t.muxers[:len(t.muxers):len(t.muxers)], config.NextProtos...)
+	whole := config.NextProtos
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		config.NextProtos = t.clientsChoice(hello.SupportedProtos, whole)
+		return config, nil
+	}
+	return t.secure(ctx, c, true, config, keys)
 }
 
-// Write has the records of b go out together.
-func (c *gatheredConn) Write(b []byte) (n int, err error) {
-	if len(b) <= recordSize {
-		return c.SecureConn.Write(b)
-	}
-	c.raw.expect(len(b))
-	n, err = c.SecureConn.Write(b)
-	if flushErr := c.raw.expect(0); err == nil && flushErr != nil {
-		return 0, flushErr
-	}
-	return n, err
+// SecureOutbound shakes hands as the client. That the server does not like this
+// node's certificate is told by the first Read. It closes the connection where
+// the handshake fails.
+func (t *secureTLS) SecureOutbound(ctx context.Context, c net.Conn, p peer.ID) (sec.SecureConn, error) {
+	config, keys := t.identity.ConfigForPeer(p)
+	config.NextProtos = append(t.muxers[:len(t.muxers):len(t.muxers)], config.NextProtos...)
+	return t.secure(ctx, c, false, config, keys)
 }
 
-// WriteBoth has the records of both pieces go out together. Errors are those of
-// Write.
-func (c *gatheredConn) WriteBoth(head, body []byte) error {
-	c.raw.expect(len(head) + len(body))
-	_, err := c.SecureConn.Write(head)
-	if err == nil {
-		_, err = c.SecureConn.Write(body)
+// clientsChoice is the client's first muxer that this node has too, where
+// crypto/tls would take the server's first; whole where there is none.
+func (t *secureTLS) clientsChoice(theirs, whole []string) []string {
+	for _, p := range theirs {
+		if slices.Contains(t.muxers, p) {
+			return []string{p}
+		}
 	}
-	if flushErr := c.raw.expect(0); err == nil {
-		err = flushErr
+	return whole
+}
+
+// secure closes c where it fails.
+func (t *secureTLS) secure(ctx context.Context, c net.Conn, server bool, config *tls.Config, keys <-chan crypto.PubKey) (_ sec.SecureConn, err error) {
+	defer func() {
+		if r := recover(); r != nil { // a peer's certificate must not end the node
+			err = fmt.Errorf("panic in the TLS handshake: %v", r)
+		}
+		if err != nil {
+			_ = c.Close()
+		}
+	}()
+	var told secrets
+	config.KeyLogWriter = &told
+	side := tls.Client
+	if server {
+		side = tls.Server
 	}
+	shaking := side(&recordwise{Conn: c}, config)
+	if err := shaking.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case key := <-keys:
+		return t.secured(c, shaking, server, key, &told)
+	default:
+		return nil, errors.New("no key of the peer's after the TLS handshake")
+	}
+}
+
+// secured goes on after the handshake. Where crypto/tls has agreed on what records
+// does not know, it goes on itself.
+func (t *secureTLS) secured(c net.Conn, shaken *tls.Conn, server bool, key crypto.PubKey, told *secrets) (sec.SecureConn, error) {
+	remote, err := peer.IDFromPublicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	state := shaken.ConnectionState()
+	chosen := protocol.ID(state.NegotiatedProtocol)
+	if chosen == laterALPN {
+		chosen = ""
+	}
+	conn := &secureConn{Conn: shaken, local: t.local, remote: remote, key: key}
+	conn.state = network.ConnectionState{StreamMultiplexer: chosen, UsedEarlyMuxerNegotiation: chosen != ""}
+	if r, err := newRecords(c, told, state.CipherSuite, server); err == nil {
+		conn.Conn, conn.records = r, r
+	}
+	return conn, nil
+}
+
+// laterALPN is from peers that choose a muxer after the handshake.
+const laterALPN = "libp2p"
+
+// secureConn is the connection as its user sees it.
+type secureConn struct {
+	net.Conn          // records, or crypto/tls
+	records  *records // nil where crypto/tls goes on
+
+	local, remote peer.ID
+	key           crypto.PubKey
+	state         network.ConnectionState
+}
+
+func (c *secureConn) LocalPeer() peer.ID                 { return c.local }
+func (c *secureConn) RemotePeer() peer.ID                { return c.remote }
+func (c *secureConn) RemotePublicKey() crypto.PubKey     { return c.key }
+func (c *secureConn) ConnState() network.ConnectionState { return c.state }
+
+// WriteBoth writes both pieces as one. Errors are those of Write.
+func (c *secureConn) WriteBoth(head, body []byte) error {
+	if c.records != nil {
+		return c.records.WriteBoth(head, body)
+	}
+	_, err := c.Write(append(append(make([]byte, 0, len(head)+len(body)), head...), body...))
 	return err
 }
 
-// Ahead says that a whole record is there to be read. One goroutine may ask, and
-// read.
-func (c *gatheredConn) Ahead() bool { return len(c.raw.in) >= recordSize+recordExtra }
-
-// expect says how many bytes are to come in records; what was held back of
-// those before goes out.
-func (g *gatherConn) expect(n int) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.left = n
-	return g.flush()
-}
-
-// Write holds a record back while others of its message are to come.
-func (g *gatherConn) Write(b []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.left -= len(b) - recordExtra
-	if g.left <= 0 && g.out == nil {
-		return g.Conn.Write(b)
-	}
-	if err := g.hold(b); err != nil {
-		return 0, err
-	}
-	if g.left > 0 {
-		return len(b), nil
-	}
-	return len(b), g.flush()
-}
-
-// hold adds to what is held back. Call it with mu held.
-func (g *gatherConn) hold(b []byte) error {
-	if g.out != nil && g.out.n+len(b) > gathered {
-		if err := g.flush(); err != nil {
-			return err
-		}
-	}
-	if len(b) > gathered { // no record is
-		_, err := g.Conn.Write(b)
-		return err
-	}
-	if g.out == nil {
-		g.out = outBuffers.Get().(*outBuffer)
-	}
-	g.out.n += copy(g.out.b[g.out.n:], b)
-	return nil
-}
-
-// flush writes what is held back. Call it with mu held.
-func (g *gatherConn) flush() error {
-	if g.out == nil {
-		return nil
-	}
-	_, err := g.Conn.Write(g.out.b[:g.out.n])
-	g.out.n = 0
-	outBuffers.Put(g.out)
-	g.out = nil
-	return err
-}
-
-// Read takes more than it is asked for where more is there.
-func (g *gatherConn) Read(b []byte) (n int, err error) {
-	if g.ready == nil {
-		return g.Conn.Read(b)
-	}
-	if len(g.in) == 0 {
-		if n, err = g.ready.Read(g, aheadSize); err != nil {
-			return 0, err
-		}
-		g.in = g.ahead[:n]
-	}
-	n = copy(b, g.in)
-	if g.in = g.in[n:]; len(g.in) == 0 {
-		g.Release()
-	}
-	return n, nil
-}
-
-// Take and Release make the connection the room for what it reads.
-func (g *gatherConn) Take() []byte {
-	g.ahead = aheadBuffers.Get().(*[aheadSize]byte)
-	return g.ahead[:]
-}
-
-func (g *gatherConn) Release() {
-	aheadBuffers.Put(g.ahead)
-	g.ahead = nil
-}
+// Ahead says that something is there to be read. One goroutine may ask, and read.
+func (c *secureConn) Ahead() bool { return c.records == nil || c.records.ahead() }

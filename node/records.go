@@ -1,0 +1,389 @@
+package node
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"p2ptun/registry"
+)
+
+// The record layer of TLS 1.3 (RFC 8446, 5), after the handshake. crypto/tls
+// copies each byte twice on both sides and makes a system call for each record;
+// here the records of a message go out together, and what one system call has
+// brought is decrypted to where it is wanted.
+
+const (
+	// recordSize is what one record carries at most (RFC 8446, 5.1), and
+	// recordHeader and recordTag what is around it, with its inner type.
+	recordSize   = 16 << 10
+	recordHeader = 5
+	recordTag    = 16
+	recordExtra  = recordHeader + 1 + recordTag
+	// cipherSize is what may follow a header (RFC 8446, 5.2).
+	cipherSize = recordSize + 256
+	// gathered bounds what goes out in one system call: a frame of mux.
+	gathered = 17 * (recordSize + recordExtra)
+	// aheadSize is what one system call takes in at most.
+	aheadSize = 256 << 10
+	// maxUseless bounds the records in a row that bring nothing, and maxHandshake
+	// a handshake message after the handshake.
+	maxUseless   = 16
+	maxHandshake = 64 << 10
+	// farewell bounds how long the alert of an end may take.
+	farewell = 5 * time.Second
+)
+
+// Types of content (RFC 8446, B.1), of handshake messages (B.3) and alerts (B.2).
+const (
+	typeAlert     = 21
+	typeHandshake = 22
+	typeData      = 23
+
+	newSessionTicket = 4
+	keyUpdate        = 24
+
+	alertCloseNotify       = 0
+	alertUnexpectedMessage = 10
+	alertBadRecord         = 20
+	alertOverflow          = 22
+	alertDecode            = 50
+	alertUserCanceled      = 90
+	levelWarning           = 1
+	levelFatal             = 2
+)
+
+// records is a connection after its handshake. One Read and one Write may run at
+// the same time; others wait. A deadline that ends a Read takes nothing of what
+// is under way; one that ends a Write ends all that are to come.
+type records struct {
+	net.Conn // the socket
+
+	out sync.Mutex
+	// sealing is the key of what goes out; nothing goes out after broken.
+	sealing trafficKey
+	broken  error
+	// rekey: the peer wants a new key to be used.
+	rekey  atomic.Bool
+	closed atomic.Bool
+
+	in      sync.Mutex
+	opening trafficKey
+	buf     inBuffer
+	plain   []byte // decrypted and not taken, in buf
+	useless int    // records in a row that brought nothing
+	message []byte // the part of a handshake message that has come
+	end     error  // of all reads
+}
+
+// newRecords goes on where a handshake has ended. Errors: another version or suite
+// than it knows.
+func newRecords(c net.Conn, told *secrets, suite uint16, server bool) (*records, error) {
+	ours, theirs := told.client, told.server
+	if server {
+		ours, theirs = theirs, ours
+	}
+	r := &records{Conn: c}
+	if err := errors.Join(r.sealing.init(suite, ours), r.opening.init(suite, theirs)); err != nil {
+		return nil, err
+	}
+	r.buf.conn = c
+	if sys, ok := c.(syscall.Conn); ok {
+		if ready, err := registry.NewReadyReader(sys); err == nil {
+			r.buf.ready = ready
+		}
+	}
+	return r, nil
+}
+
+// outBuffer is what goes out in one system call.
+type outBuffer struct {
+	n int
+	b [gathered]byte
+}
+
+var outBuffers = sync.Pool{New: func() any { return new(outBuffer) }}
+
+func (r *records) Write(b []byte) (int, error) {
+	if err := r.WriteBoth(b, nil); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// WriteBoth writes both pieces as one. Where it fails, any part of them may have
+// gone out.
+func (r *records) WriteBoth(head, body []byte) error {
+	r.out.Lock()
+	defer r.out.Unlock()
+	out := outBuffers.Get().(*outBuffer)
+	defer outBuffers.Put(out)
+	out.n = 0
+	if r.rekey.Swap(false) || r.sealing.isWorn() {
+		if err := r.update(out); err != nil {
+			return err
+		}
+	}
+	for len(head)+len(body) > 0 {
+		if out.n+recordSize+recordExtra > gathered {
+			if err := r.flush(out); err != nil {
+				return err
+			}
+		}
+		head, body = r.seal(out, typeData, head, body)
+	}
+	return r.flush(out)
+}
+
+// seal adds one record, and returns what did not fit. The lock is held.
+func (r *records) seal(out *outBuffer, kind byte, head, body []byte) (restHead, restBody []byte) {
+	size := min(len(head)+len(body), recordSize)
+	at := out.b[out.n:]
+	n := copy(at[recordHeader:recordHeader+size], head)
+	m := copy(at[recordHeader+n:recordHeader+size], body)
+	at[recordHeader+size] = kind
+	header := at[:recordHeader]
+	header[0], header[1], header[2] = typeData, 3, 3
+	binary.BigEndian.PutUint16(header[3:], uint16(size+1+recordTag))
+	r.sealing.seal(at[recordHeader:], size+1, header)
+	out.n += size + recordExtra
+	return head[n:], body[m:]
+}
+
+// flush sends what there is. The lock is held.
+func (r *records) flush(out *outBuffer) error {
+	if r.broken != nil || out.n == 0 {
+		return r.broken
+	}
+	_, r.broken = r.Conn.Write(out.b[:out.n])
+	out.n = 0
+	return r.broken
+}
+
+// update tells the peer of a new key and uses it (RFC 8446, 4.6.3). The lock is
+// held.
+func (r *records) update(out *outBuffer) error {
+	r.seal(out, typeHandshake, []byte{keyUpdate, 0, 0, 1, 0}, nil)
+	if err := r.flush(out); err != nil {
+		return err
+	}
+	r.broken = r.sealing.next()
+	return r.broken
+}
+
+// Close says that this is the end, where no Write is under way, and ends the
+// connection.
+func (r *records) Close() error {
+	if !r.closed.Swap(true) {
+		r.alert(levelWarning, alertCloseNotify)
+	}
+	return r.Conn.Close()
+}
+
+// alert tells the peer something, where no Write is under way.
+func (r *records) alert(level, description byte) {
+	if !r.out.TryLock() {
+		return
+	}
+	defer r.out.Unlock()
+	out := outBuffers.Get().(*outBuffer)
+	defer outBuffers.Put(out)
+	out.n = 0
+	r.seal(out, typeAlert, []byte{level, description}, nil)
+	_ = r.Conn.SetWriteDeadline(time.Now().Add(farewell))
+	_ = r.flush(out)
+	if r.broken == nil {
+		r.broken = net.ErrClosed
+	}
+}
+
+// Read takes as many records as are there and fit into b, at least one byte.
+func (r *records) Read(b []byte) (n int, err error) {
+	r.in.Lock()
+	defer r.in.Unlock()
+	for n == 0 && len(b) > 0 {
+		if err := r.await(); err != nil {
+			return 0, err
+		}
+		n = r.take(b)
+	}
+	return n, nil
+}
+
+// await returns when there is something to be taken. Of a deadline's error the
+// next one knows nothing.
+func (r *records) await() error {
+	for len(r.plain) == 0 {
+		if r.end != nil {
+			return r.end
+		}
+		if r.buf.hasRecord() {
+			return nil
+		}
+		if err := r.fill(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill reads from the socket. Where that ends between two records the connection
+// does, without the alert that many forget.
+func (r *records) fill() error {
+	err := r.buf.fill()
+	switch {
+	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	case errors.Is(err, io.EOF) && len(r.buf.b) > 0:
+		err = io.ErrUnexpectedEOF
+	}
+	r.end = err
+	return err
+}
+
+// take moves what is there to b.
+func (r *records) take(b []byte) (n int) {
+	for n < len(b) {
+		if len(r.plain) == 0 {
+			if r.end != nil || !r.buf.hasRecord() {
+				break
+			}
+			m, err := r.open(b[n:])
+			if n += m; err != nil {
+				r.end = err
+			}
+			continue
+		}
+		m := copy(b[n:], r.plain)
+		n, r.plain = n+m, r.plain[m:]
+	}
+	if len(r.plain) == 0 {
+		r.buf.release()
+	}
+	return n
+}
+
+// ahead says that a whole record is there, or a part of one.
+func (r *records) ahead() bool { return len(r.plain) > 0 || r.buf.hasRecord() }
+
+// open decrypts a record: data to b where it fits there with its inner type, else
+// to plain. n is what b has got.
+func (r *records) open(b []byte) (n int, err error) {
+	header, sealed := r.buf.record()
+	if header[0] != typeData || len(sealed) < 1+recordTag {
+		return 0, r.refuse(alertUnexpectedMessage)
+	}
+	if recordLength(header) > cipherSize {
+		return 0, r.refuse(alertOverflow)
+	}
+	to := sealed[:0]
+	direct := len(b) >= len(sealed)-recordTag
+	if direct {
+		to = b[:0]
+	}
+	inner, err := r.opening.open(to, sealed, header)
+	if err != nil {
+		return 0, r.refuse(alertBadRecord)
+	}
+	r.buf.taken(recordHeader + len(sealed))
+	inner = bytes.TrimRight(inner, "\x00") // padding
+	if len(inner) == 0 {
+		return 0, r.refuse(alertUnexpectedMessage)
+	}
+	content, kind := inner[:len(inner)-1], inner[len(inner)-1]
+	if len(content) > recordSize {
+		return 0, r.refuse(alertOverflow)
+	}
+	if kind == typeData && len(content) > 0 {
+		r.useless = 0
+		if direct {
+			return len(content), nil
+		}
+		r.plain = content
+		return 0, nil
+	}
+	return 0, r.other(kind, content)
+}
+
+// other is a record that brings no data.
+func (r *records) other(kind byte, content []byte) error {
+	if r.useless++; r.useless > maxUseless {
+		return r.refuse(alertUnexpectedMessage)
+	}
+	switch kind {
+	case typeData:
+		return nil
+	case typeHandshake:
+		return r.shake(content)
+	case typeAlert:
+		return r.alerted(content)
+	}
+	return r.refuse(alertUnexpectedMessage)
+}
+
+// alerted is what the peer has to say (RFC 8446, 6).
+func (r *records) alerted(content []byte) error {
+	switch {
+	case len(content) != 2:
+		return r.refuse(alertDecode)
+	case content[1] == alertCloseNotify:
+		return io.EOF
+	case content[1] == alertUserCanceled:
+		return nil
+	}
+	return &net.OpError{Op: "remote error", Err: tls.AlertError(content[1])}
+}
+
+// shake takes a part of the handshake messages that may come now (RFC 8446, 4.6):
+// tickets are for nothing here.
+func (r *records) shake(content []byte) error {
+	r.message = append(r.message, content...)
+	for len(r.message) >= 4 {
+		size := 4 + int(r.message[1])<<16 + int(r.message[2])<<8 + int(r.message[3])
+		if size > maxHandshake {
+			return r.refuse(alertDecode)
+		}
+		if len(r.message) < size {
+			return nil
+		}
+		kind, body := r.message[0], r.message[4:size]
+		r.message = r.message[size:]
+		if err := r.shaken(kind, body); err != nil {
+			return err
+		}
+	}
+	if len(r.message) == 0 {
+		r.message = nil
+	}
+	return nil
+}
+
+func (r *records) shaken(kind byte, body []byte) error {
+	switch {
+	case kind == newSessionTicket:
+		return nil
+	case kind != keyUpdate, len(r.message) > 0: // no message spans a change of keys
+		return r.refuse(alertUnexpectedMessage)
+	case len(body) != 1 || body[0] > 1:
+		return r.refuse(alertDecode)
+	}
+	if body[0] == 1 {
+		r.rekey.Store(true)
+	}
+	return r.opening.next()
+}
+
+// refuse ends the connection for what the peer has sent.
+func (r *records) refuse(description byte) error {
+	r.alert(levelFatal, description)
+	_ = r.Conn.Close()
+	return &net.OpError{Op: "local error", Err: tls.AlertError(description)}
+}
