@@ -20,11 +20,12 @@ var allowedImports = map[string][]string{
 	"p2ptun/daemon":   {"p2ptun/forward", "p2ptun/listen", "p2ptun/node", "p2ptun/trunk", "p2ptun/access", "p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/forward":  {"p2ptun/home", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/listen":   {"p2ptun/registry", "p2ptun/proto"},
-	"p2ptun/node":     {"p2ptun/home", "p2ptun/mux", "p2ptun/registry", "p2ptun/proto"},
+	"p2ptun/node":     {"p2ptun/home", "p2ptun/mux", "p2ptun/record", "p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/trunk":    {"p2ptun/registry", "p2ptun/proto"},
 	"p2ptun/access":   {"p2ptun/home", "p2ptun/proto"},
 	"p2ptun/home":     {"p2ptun/proto"},
 	"p2ptun/mux":      {},
+	"p2ptun/record":   {},
 	"p2ptun/registry": {"p2ptun/proto"},
 	"p2ptun/proto":    {},
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"syscall"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -15,11 +16,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/sec"
 	tptu "github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+
+	"p2ptun/record"
+	"p2ptun/registry"
 )
 
 // secureTLS is libp2p's TLS (libp2p specs: tls), with the same bytes on the wire:
 // crypto/tls shakes hands, with the certificates of libp2p's package, and then
-// hands over to records, which copies less and makes fewer system calls.
+// hands over to record, which copies less and makes fewer system calls.
 type secureTLS struct {
 	id       protocol.ID
 	local    peer.ID
@@ -90,13 +94,13 @@ func (t *secureTLS) secure(ctx context.Context, c net.Conn, server bool, config 
 			_ = c.Close()
 		}
 	}()
-	var told secrets
+	var told record.Secrets
 	config.KeyLogWriter = &told
 	side := tls.Client
 	if server {
 		side = tls.Server
 	}
-	shaking := side(&recordwise{Conn: c}, config)
+	shaking := side(&record.Handshake{Conn: c}, config)
 	if err := shaking.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}
@@ -108,9 +112,9 @@ func (t *secureTLS) secure(ctx context.Context, c net.Conn, server bool, config 
 	}
 }
 
-// secured goes on after the handshake. Where crypto/tls has agreed on what records
+// secured goes on after the handshake. Where crypto/tls has agreed on what record
 // does not know, it goes on itself.
-func (t *secureTLS) secured(c net.Conn, shaken *tls.Conn, server bool, key crypto.PubKey, told *secrets) (sec.SecureConn, error) {
+func (t *secureTLS) secured(c net.Conn, shaken *tls.Conn, server bool, key crypto.PubKey, told *record.Secrets) (sec.SecureConn, error) {
 	remote, err := peer.IDFromPublicKey(key)
 	if err != nil {
 		return nil, err
@@ -122,10 +126,23 @@ func (t *secureTLS) secured(c net.Conn, shaken *tls.Conn, server bool, key crypt
 	}
 	conn := &secureConn{Conn: shaken, local: t.local, remote: remote, key: key}
 	conn.state = network.ConnectionState{StreamMultiplexer: chosen, UsedEarlyMuxerNegotiation: chosen != ""}
-	if r, err := newRecords(c, told, state.CipherSuite, server); err == nil {
+	if r, err := record.New(c, readReady(c), told, state.CipherSuite, server); err == nil {
 		conn.Conn, conn.records = r, r
 	}
 	return conn, nil
+}
+
+// readReady is nil where a connection can't be read that way.
+func readReady(c net.Conn) record.ReadReady {
+	sys, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	ready, err := registry.NewReadyReader(sys)
+	if err != nil {
+		return nil
+	}
+	return func(into record.Room, most int) (int, error) { return ready.Read(into, most) }
 }
 
 // laterALPN is from peers that choose a muxer after the handshake.
@@ -133,8 +150,8 @@ const laterALPN = "libp2p"
 
 // secureConn is the connection as its user sees it.
 type secureConn struct {
-	net.Conn          // records, or crypto/tls
-	records  *records // nil where crypto/tls goes on
+	net.Conn              // record.Conn, or crypto/tls
+	records  *record.Conn // nil where crypto/tls goes on
 
 	local, remote peer.ID
 	key           crypto.PubKey
@@ -156,4 +173,4 @@ func (c *secureConn) WriteBoth(head, body []byte) error {
 }
 
 // Ahead says that something is there to be read. One goroutine may ask, and read.
-func (c *secureConn) Ahead() bool { return c.records == nil || c.records.ahead() }
+func (c *secureConn) Ahead() bool { return c.records == nil || c.records.Ahead() }

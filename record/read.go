@@ -1,51 +1,60 @@
-package node
+package record
 
 import (
 	"encoding/binary"
 	"io"
 	"net"
 	"sync"
-
-	"p2ptun/registry"
 )
 
-// recordwise reads no further than to the end of a record, so that crypto/tls
-// holds nothing back after the handshake.
-type recordwise struct {
+// Room is where a read puts bytes: Take is called when some are there, Release
+// where none were after all.
+type Room interface {
+	Take() []byte
+	Release()
+}
+
+// ReadReady reads from a connection, up to most bytes, and waits without a buffer
+// until there are some.
+type ReadReady func(into Room, most int) (n int, err error)
+
+// Handshake is a connection for crypto/tls to shake hands over: it reads no further
+// than to the end of a record, so that nothing is held back when that is done.
+type Handshake struct {
 	net.Conn
-	header [recordHeader]byte
+	header [headerSize]byte
 	have   int // bytes of it
 	left   int // bytes of the record after it
 }
 
-func (c *recordwise) Read(b []byte) (n int, err error) {
+func (c *Handshake) Read(b []byte) (n int, err error) {
 	if c.left > 0 {
 		n, err = c.Conn.Read(b[:min(len(b), c.left)])
 		c.left -= n
 		return n, err
 	}
-	n, err = c.Conn.Read(b[:min(len(b), recordHeader-c.have)])
+	n, err = c.Conn.Read(b[:min(len(b), headerSize-c.have)])
 	c.have += copy(c.header[c.have:], b[:n])
-	if c.have == recordHeader {
-		c.have, c.left = 0, recordLength(c.header[:])
+	if c.have == headerSize {
+		c.have, c.left = 0, lengthOf(c.header[:])
 	}
 	return n, err
 }
 
-func recordLength(header []byte) int { return int(binary.BigEndian.Uint16(header[3:])) }
+func lengthOf(header []byte) int { return int(binary.BigEndian.Uint16(header[3:])) }
 
 // inBuffer is what has been read and not been decrypted. Where nothing has, it
 // holds nothing; while it waits for the rest of a record, no more than one.
 type inBuffer struct {
 	conn  net.Conn
-	ready *registry.ReadyReader // nil where the socket can't be read that way
-	whole *[aheadSize]byte      // nil while it is not needed
-	small *[oneRecord]byte      // likewise; the one or the other
-	b     []byte                // what is there, in one of them
+	ready ReadReady        // nil where the connection can't be read that way
+	whole *[aheadSize]byte // nil while it is not needed
+	small *[oneRecord]byte // likewise; the one or the other
+	b     []byte           // what is there, in one of them
 }
 
 // oneRecord holds the longest that is not refused.
-const oneRecord = recordHeader + cipherSize
+const oneRecord = headerSize + cipherSize
 
 var (
 	wholeBuffers = sync.Pool{New: func() any { return new([aheadSize]byte) }}
@@ -54,16 +63,16 @@ var (
 
 // hasRecord says that a whole record is there, or what is none.
 func (i *inBuffer) hasRecord() bool {
-	if len(i.b) < recordHeader {
+	if len(i.b) < headerSize {
 		return false
 	}
-	n := recordLength(i.b)
-	return n > cipherSize || len(i.b) >= recordHeader+n
+	n := lengthOf(i.b)
+	return n > cipherSize || len(i.b) >= headerSize+n
 }
 
 // record is the first one. One that is too long is cut.
 func (i *inBuffer) record() (header, sealed []byte) {
-	return i.b[:recordHeader], i.b[recordHeader:min(len(i.b), recordHeader+recordLength(i.b))]
+	return i.b[:headerSize], i.b[headerSize:min(len(i.b), headerSize+lengthOf(i.b))]
 }
 
 func (i *inBuffer) taken(n int) { i.b = i.b[n:] }
@@ -73,7 +82,7 @@ func (i *inBuffer) fill() error {
 	if i.ready == nil {
 		return i.fillSmall()
 	}
-	n, err := i.ready.Read(i, aheadSize)
+	n, err := i.ready(i, aheadSize)
 	if err != nil {
 		return err
 	}

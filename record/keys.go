@@ -1,4 +1,4 @@
-package node
+package record
 
 import (
 	"bytes"
@@ -14,12 +14,13 @@ import (
 	"hash"
 )
 
-// secrets are what crypto/tls says of a handshake to its KeyLogWriter: the first
-// secrets of the traffic each way, in the format of RFC 9850. They go nowhere
-// else.
-type secrets struct{ client, server []byte }
+// Secrets are what crypto/tls says of a handshake to its KeyLogWriter: the first
+// secrets of the traffic each way, in the format of RFC 9850. They are kept in
+// memory only. The zero value is ready.
+type Secrets struct{ client, server []byte }
 
-func (s *secrets) Write(line []byte) (int, error) {
+// Write takes one line. It never fails.
+func (s *Secrets) Write(line []byte) (int, error) {
 	if fields := bytes.Fields(line); len(fields) == 3 {
 		switch string(fields[0]) {
 		case "CLIENT_TRAFFIC_SECRET_0":
@@ -117,7 +118,7 @@ func (k *trafficKey) turn() []byte {
 }
 
 // seal replaces the first size bytes of b by what they are sealed to, which is
-// recordTag longer.
+// tagSize longer.
 func (k *trafficKey) seal(b []byte, size int, header []byte) {
 	k.aead.Seal(b[:0], k.turn(), b[:size], header)
 }

@@ -1,4 +1,4 @@
-package node
+package record
 
 import (
 	"bytes"
@@ -10,28 +10,20 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"p2ptun/registry"
 )
 
-// The record layer of TLS 1.3 (RFC 8446, 5), after the handshake. crypto/tls
-// copies each byte twice on both sides and makes a system call for each record;
-// here the records of a message go out together, and what one system call has
-// brought is decrypted to where it is wanted.
-
 const (
-	// recordSize is what one record carries at most (RFC 8446, 5.1), and
-	// recordHeader and recordTag what is around it, with its inner type.
-	recordSize   = 16 << 10
-	recordHeader = 5
-	recordTag    = 16
-	recordExtra  = recordHeader + 1 + recordTag
+	// maxContent is what one record carries at most (RFC 8446, 5.1), and
+	// headerSize and tagSize what is around it, with its inner type.
+	maxContent = 16 << 10
+	headerSize = 5
+	tagSize    = 16
+	overhead   = headerSize + 1 + tagSize
 	// cipherSize is what may follow a header (RFC 8446, 5.2).
-	cipherSize = recordSize + 256
+	cipherSize = maxContent + 256
 	// gathered bounds what goes out in one system call: a frame of mux.
-	gathered = 17 * (recordSize + recordExtra)
+	gathered = 17 * (maxContent + overhead)
 	// aheadSize is what one system call takes in at most.
 	aheadSize = 256 << 10
 	// maxUseless bounds the records in a row that bring nothing, and maxHandshake
@@ -61,10 +53,10 @@ const (
 	levelFatal             = 2
 )
 
-// records is a connection after its handshake. One Read and one Write may run at
+// Conn is a connection after its handshake. One Read and one Write may run at
 // the same time; others wait. A deadline that ends a Read takes nothing of what
 // is under way; one that ends a Write ends all that are to come.
-type records struct {
+type Conn struct {
 	net.Conn // the socket
 
 	out sync.Mutex
@@ -84,23 +76,20 @@ type records struct {
 	end     error  // of all reads
 }
 
-// newRecords goes on where a handshake has ended. Errors: another version or suite
-// than it knows.
-func newRecords(c net.Conn, told *secrets, suite uint16, server bool) (*records, error) {
+// New goes on where a handshake has ended whose Handshake was over c, and whose
+// KeyLogWriter told. suite is the one that was agreed on; server is this side. c is
+// the Conn's from then on, and is read by ready, unless that is nil. Errors, which leave c as it is: a suite other than
+// AES-GCM, no secrets, no such ciphers on this system.
+func New(c net.Conn, ready ReadReady, told *Secrets, suite uint16, server bool) (*Conn, error) {
 	ours, theirs := told.client, told.server
 	if server {
 		ours, theirs = theirs, ours
 	}
-	r := &records{Conn: c}
+	r := &Conn{Conn: c}
 	if err := errors.Join(r.sealing.init(suite, ours), r.opening.init(suite, theirs)); err != nil {
 		return nil, err
 	}
-	r.buf.conn = c
-	if sys, ok := c.(syscall.Conn); ok {
-		if ready, err := registry.NewReadyReader(sys); err == nil {
-			r.buf.ready = ready
-		}
-	}
+	r.buf.conn, r.buf.ready = c, ready
 	return r, nil
 }
 
@@ -112,7 +101,9 @@ type outBuffer struct {
 
 var outBuffers = sync.Pool{New: func() any { return new(outBuffer) }}
 
-func (r *records) Write(b []byte) (int, error) {
+// Write sends b in records, up to gathered bytes in one system call. An error, that
+// of a deadline too, is that of all Writes to come.
+func (r *Conn) Write(b []byte) (int, error) {
 	if err := r.WriteBoth(b, nil); err != nil {
 		return 0, err
 	}
@@ -121,7 +112,7 @@ func (r *records) Write(b []byte) (int, error) {
 
 // WriteBoth writes both pieces as one. Where it fails, any part of them may have
 // gone out.
-func (r *records) WriteBoth(head, body []byte) error {
+func (r *Conn) WriteBoth(head, body []byte) error {
 	r.out.Lock()
 	defer r.out.Unlock()
 	out := outBuffers.Get().(*outBuffer)
@@ -133,7 +124,7 @@ func (r *records) WriteBoth(head, body []byte) error {
 		}
 	}
 	for len(head)+len(body) > 0 {
-		if out.n+recordSize+recordExtra > gathered {
+		if out.n+maxContent+overhead > gathered {
 			if err := r.flush(out); err != nil {
 				return err
 			}
@@ -144,22 +135,22 @@ func (r *records) WriteBoth(head, body []byte) error {
 }
 
 // seal adds one record, and returns what did not fit. The lock is held.
-func (r *records) seal(out *outBuffer, kind byte, head, body []byte) (restHead, restBody []byte) {
-	size := min(len(head)+len(body), recordSize)
+func (r *Conn) seal(out *outBuffer, kind byte, head, body []byte) (restHead, restBody []byte) {
+	size := min(len(head)+len(body), maxContent)
 	at := out.b[out.n:]
-	n := copy(at[recordHeader:recordHeader+size], head)
-	m := copy(at[recordHeader+n:recordHeader+size], body)
-	at[recordHeader+size] = kind
-	header := at[:recordHeader]
+	n := copy(at[headerSize:headerSize+size], head)
+	m := copy(at[headerSize+n:headerSize+size], body)
+	at[headerSize+size] = kind
+	header := at[:headerSize]
 	header[0], header[1], header[2] = typeData, 3, 3
-	binary.BigEndian.PutUint16(header[3:], uint16(size+1+recordTag))
-	r.sealing.seal(at[recordHeader:], size+1, header)
-	out.n += size + recordExtra
+	binary.BigEndian.PutUint16(header[3:], uint16(size+1+tagSize))
+	r.sealing.seal(at[headerSize:], size+1, header)
+	out.n += size + overhead
 	return head[n:], body[m:]
 }
 
 // flush sends what there is. The lock is held.
-func (r *records) flush(out *outBuffer) error {
+func (r *Conn) flush(out *outBuffer) error {
 	if r.broken != nil || out.n == 0 {
 		return r.broken
 	}
@@ -170,7 +161,7 @@ func (r *records) flush(out *outBuffer) error {
 
 // update tells the peer of a new key and uses it (RFC 8446, 4.6.3). The lock is
 // held.
-func (r *records) update(out *outBuffer) error {
+func (r *Conn) update(out *outBuffer) error {
 	r.seal(out, typeHandshake, []byte{keyUpdate, 0, 0, 1, 0}, nil)
 	if err := r.flush(out); err != nil {
 		return err
@@ -181,7 +172,7 @@ func (r *records) update(out *outBuffer) error {
 
 // Close says that this is the end, where no Write is under way, and ends the
 // connection.
-func (r *records) Close() error {
+func (r *Conn) Close() error {
 	if !r.closed.Swap(true) {
 		r.alert(levelWarning, alertCloseNotify)
 	}
@@ -189,7 +180,7 @@ func (r *records) Close() error {
 }
 
 // alert tells the peer something, where no Write is under way.
-func (r *records) alert(level, description byte) {
+func (r *Conn) alert(level, description byte) {
 	if !r.out.TryLock() {
 		return
 	}
@@ -205,8 +196,11 @@ func (r *records) alert(level, description byte) {
 	}
 }
 
-// Read takes as many records as are there and fit into b, at least one byte.
-func (r *records) Read(b []byte) (n int, err error) {
+// Read takes as much of what is there as fits into b, at least one byte, and waits
+// where nothing is. It returns io.EOF where the peer has said that this is the end,
+// or has ended the socket between two records; io.ErrUnexpectedEOF in one. What the
+// peer may not send ends the connection with an alert (tls.AlertError).
+func (r *Conn) Read(b []byte) (n int, err error) {
 	r.in.Lock()
 	defer r.in.Unlock()
 	for n == 0 && len(b) > 0 {
@@ -220,7 +214,7 @@ func (r *records) Read(b []byte) (n int, err error) {
 
 // await returns when there is something to be taken. Of a deadline's error the
 // next one knows nothing.
-func (r *records) await() error {
+func (r *Conn) await() error {
 	for len(r.plain) == 0 {
 		if r.end != nil {
 			return r.end
@@ -237,7 +231,7 @@ func (r *records) await() error {
 
 // fill reads from the socket. Where that ends between two records the connection
 // does, without the alert that many forget.
-func (r *records) fill() error {
+func (r *Conn) fill() error {
 	err := r.buf.fill()
 	switch {
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
@@ -250,7 +244,7 @@ func (r *records) fill() error {
 }
 
 // take moves what is there to b.
-func (r *records) take(b []byte) (n int) {
+func (r *Conn) take(b []byte) (n int) {
 	for n < len(b) {
 		if len(r.plain) == 0 {
 			if r.end != nil || !r.buf.hasRecord() {
@@ -271,21 +265,22 @@ func (r *records) take(b []byte) (n int) {
 	return n
 }
 
-// ahead says that a whole record is there, or a part of one.
-func (r *records) ahead() bool { return len(r.plain) > 0 || r.buf.hasRecord() }
+// Ahead says that a Read would not wait: a whole record is there, or what is left of
+// one. Only who reads may ask.
+func (r *Conn) Ahead() bool { return len(r.plain) > 0 || r.buf.hasRecord() }
 
 // open decrypts a record: data to b where it fits there with its inner type, else
 // to plain. n is what b has got.
-func (r *records) open(b []byte) (n int, err error) {
+func (r *Conn) open(b []byte) (n int, err error) {
 	header, sealed := r.buf.record()
-	if header[0] != typeData || len(sealed) < 1+recordTag {
+	switch {
+	case lengthOf(header) > cipherSize:
+		return 0, r.refuse(alertOverflow)
+	case header[0] != typeData || len(sealed) < 1+tagSize:
 		return 0, r.refuse(alertUnexpectedMessage)
 	}
-	if recordLength(header) > cipherSize {
-		return 0, r.refuse(alertOverflow)
-	}
 	to := sealed[:0]
-	direct := len(b) >= len(sealed)-recordTag
+	direct := len(b) >= len(sealed)-tagSize
 	if direct {
 		to = b[:0]
 	}
@@ -293,13 +288,13 @@ func (r *records) open(b []byte) (n int, err error) {
 	if err != nil {
 		return 0, r.refuse(alertBadRecord)
 	}
-	r.buf.taken(recordHeader + len(sealed))
+	r.buf.taken(headerSize + len(sealed))
 	inner = bytes.TrimRight(inner, "\x00") // padding
 	if len(inner) == 0 {
 		return 0, r.refuse(alertUnexpectedMessage)
 	}
 	content, kind := inner[:len(inner)-1], inner[len(inner)-1]
-	if len(content) > recordSize {
+	if len(content) > maxContent {
 		return 0, r.refuse(alertOverflow)
 	}
 	if kind == typeData && len(content) > 0 {
@@ -314,7 +309,7 @@ func (r *records) open(b []byte) (n int, err error) {
 }
 
 // other is a record that brings no data.
-func (r *records) other(kind byte, content []byte) error {
+func (r *Conn) other(kind byte, content []byte) error {
 	if r.useless++; r.useless > maxUseless {
 		return r.refuse(alertUnexpectedMessage)
 	}
@@ -330,7 +325,7 @@ func (r *records) other(kind byte, content []byte) error {
 }
 
 // alerted is what the peer has to say (RFC 8446, 6).
-func (r *records) alerted(content []byte) error {
+func (r *Conn) alerted(content []byte) error {
 	switch {
 	case len(content) != 2:
 		return r.refuse(alertDecode)
@@ -344,7 +339,7 @@ func (r *records) alerted(content []byte) error {
 
 // shake takes a part of the handshake messages that may come now (RFC 8446, 4.6):
 // tickets are for nothing here.
-func (r *records) shake(content []byte) error {
+func (r *Conn) shake(content []byte) error {
 	r.message = append(r.message, content...)
 	for len(r.message) >= 4 {
 		size := 4 + int(r.message[1])<<16 + int(r.message[2])<<8 + int(r.message[3])
@@ -366,7 +361,7 @@ func (r *records) shake(content []byte) error {
 	return nil
 }
 
-func (r *records) shaken(kind byte, body []byte) error {
+func (r *Conn) shaken(kind byte, body []byte) error {
 	switch {
 	case kind == newSessionTicket:
 		return nil
@@ -382,7 +377,7 @@ func (r *records) shaken(kind byte, body []byte) error {
 }
 
 // refuse ends the connection for what the peer has sent.
-func (r *records) refuse(description byte) error {
+func (r *Conn) refuse(description byte) error {
 	r.alert(levelFatal, description)
 	_ = r.Conn.Close()
 	return &net.OpError{Op: "local error", Err: tls.AlertError(description)}
