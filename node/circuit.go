@@ -5,7 +5,9 @@ import (
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	circuit "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -106,4 +108,24 @@ func relayOf(a ma.Multiaddr) peer.ID {
 	id, _ := a.ValueForProtocol(ma.P_P2P)
 	p, _ := peer.Decode(id)
 	return p
+}
+
+// isAsking says that a relay has been asked for a circuit, or a slot, and has not
+// answered. libp2p asks it for one circuit to a peer at a time, and lets the others
+// wait, also those of a later dial.
+func (n *Node) isAsking(relay peer.ID) bool {
+	asked := 0
+	for _, c := range n.host.Network().ConnsToPeer(relay) {
+		for _, s := range c.GetStreams() {
+			if s.Protocol() == circuit.ProtoIDv2Hop && s.Stat().Direction == network.DirOutbound {
+				asked++
+			}
+		}
+	}
+	for _, c := range n.host.Network().Conns() {
+		if c.Stat().Direction == network.DirOutbound && relayOf(c.RemoteMultiaddr()) == relay {
+			asked--
+		}
+	}
+	return asked > 0
 }

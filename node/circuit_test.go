@@ -2,14 +2,20 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	circuit "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
@@ -76,8 +82,49 @@ func TestAPeerIsAskedForAtItsRelayWhileOtherWaysAreSilent(t *testing.T) {
 		<-time.After(redialSoon / 10)
 	}
 	newRelayed(t, relay, key)
+	eventually(t, "it is reached", func() bool { return a.isConnected(p) })
+	there := time.Now()
 	must(t, <-reached)
+	if late := time.Since(there); late > settleLimit/2 {
+		t.Errorf("Connect returns %s after that", late)
+	}
 	if path, _ := a.Path(p.String()); path.Relay != relay.ID() {
 		t.Errorf("the path is %+v, want through the relay", path)
+	}
+}
+
+// TestAPeerIsReachedDirectlyThoughItsRelayIsSlow: libp2p dials no address twice
+// while it waits for a circuit.
+func TestAPeerIsReachedDirectlyThoughItsRelayIsSlow(t *testing.T) {
+	const slow = 700 * time.Millisecond
+	relay, a := newPlain(t), newNodeOf(t, Config{})
+	var asked atomic.Int32
+	relay.SetStreamHandler(circuit.ProtoIDv2Hop, func(s network.Stream) {
+		asked.Add(1)
+		time.AfterFunc(slow, func() { _ = s.Reset() })
+	})
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	must(t, err)
+	p, err := peer.IDFromPrivateKey(key)
+	must(t, err)
+	free, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
+	at, err := manet.FromNetAddr(free.Addr())
+	must(t, err)
+	must(t, free.Close())
+	connect(t, a, peer.AddrInfo{ID: relay.ID(), Addrs: relay.Addrs()})
+	_, err = a.Want(PeerAddrs{ID: p.String(), Addrs: []ma.Multiaddr{at}})
+	must(t, err)
+	a.noteRelay(p, relay.ID())
+	reached := make(chan error, 1)
+	go func() { reached <- a.Connect(within(t), p.String(), patience) }()
+	eventually(t, "the relay is asked again", func() bool { return asked.Load() > 2 })
+	h, err := libp2p.New(libp2p.Identity(key), libp2p.ListenAddrs(at), libp2p.DisableMetrics())
+	must(t, err)
+	t.Cleanup(func() { _ = h.Close() })
+	back := asked.Load()
+	must(t, <-reached)
+	if n := asked.Load() - back; n > 8 {
+		t.Errorf("the relay was asked %d times meanwhile", n)
 	}
 }

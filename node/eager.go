@@ -2,6 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -13,17 +16,14 @@ import (
 
 // The first packet of a TCP connection that nobody answers is sent again by the
 // kernel after 1, 3 and 7 s (RFC 6298, 5.7): a way that is back is found late.
-// Peers that something depends on get another socket meanwhile.
+// Peers that something depends on get one of another socket meanwhile.
 
 const (
-	// synAgain is how long the first packet may stay unanswered before the next
+	// synAgain is how long the first packet may stay unanswered before another
 	// socket sends one; never less than synTrips round trips, where they are
 	// known.
 	synAgain = 250 * time.Millisecond
 	synTrips = 3
-	// quickSyns is how many do so before one begins that is left alone, for a
-	// path with a longer round trip.
-	quickSyns = 3
 )
 
 // updatingDialer is the part of libp2p's TCP that dials.
@@ -34,7 +34,8 @@ type updatingDialer interface {
 // eagerTCP is libp2p's TCP with those dials.
 type eagerTCP struct {
 	*tcp.TcpTransport
-	pace func(p peer.ID) time.Duration // 0 for a peer that may wait
+	pace   func(p peer.ID) time.Duration // 0 for a peer that may wait
+	shares *dialShares
 }
 
 func (t *eagerTCP) Dial(ctx context.Context, addr ma.Multiaddr, p peer.ID) (transport.CapableConn, error) {
@@ -46,13 +47,15 @@ func (t *eagerTCP) DialWithUpdates(ctx context.Context, addr ma.Multiaddr, p pee
 	if punch, _, _ := network.GetSimultaneousConnect(ctx); punch || pace == 0 {
 		return t.TcpTransport.DialWithUpdates(ctx, addr, p, updates)
 	}
+	defer t.shares.begin(addr, p)()
 	d := eagerDial{by: t.TcpTransport, addr: addr, peer: p, pace: pace}
 	return d.run(ctx, updates)
 }
 
-// eagerDial is one dial by up to two sockets at a time: a quick one, which is
-// replaced at every pace, and a patient one. The first whose packet is answered
-// goes on alone. A quick one takes over its predecessor's port, which NATs know.
+// eagerDial is one dial by up to two sockets at a time: a patient one, as of any
+// dial, whose port NATs know and which a long way needs, and beside it a quick one,
+// which is replaced at every pace. The first whose packet is answered goes on
+// alone.
 type eagerDial struct {
 	by   updatingDialer
 	addr ma.Multiaddr
@@ -61,33 +64,36 @@ type eagerDial struct {
 }
 
 func (d *eagerDial) run(ctx context.Context, updates chan<- transport.DialUpdate) (transport.CapableConn, error) {
-	quick, patient := d.attempt(ctx), new(attempt)
-	defer func() { quick.drop(); patient.drop() }()
+	patient, quick := d.attempt(ctx), new(attempt)
+	defer func() { patient.drop(); quick.drop() }()
 	tick := time.NewTicker(d.pace)
 	defer tick.Stop()
-	for n := 1; ; {
+	for {
 		select {
-		case u := <-quick.answered:
-			patient.drop()
-			return quick.finish(u, updates)
 		case u := <-patient.answered:
 			quick.drop()
 			return patient.finish(u, updates)
-		case <-quick.done:
-			return quick.take()
+		case u := <-quick.answered:
+			patient.drop()
+			return quick.finish(u, updates)
 		case <-patient.done:
 			return patient.take()
+		case <-quick.done:
+			if quick.err == nil || errors.Is(quick.err, syscall.ECONNREFUSED) {
+				return quick.take()
+			}
+			quick = new(attempt) // what it needs is not to be had: the other goes on
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-tick.C:
+			if len(quick.answered) > 0 {
+				continue
+			}
+			if quick.stop(); quick.conn != nil {
+				return quick.take()
+			}
+			quick = d.attempt(ctx)
 		}
-		if n++; n == quickSyns+1 {
-			patient = d.attempt(ctx)
-		}
-		if quick.stop(); quick.conn != nil {
-			return quick.take()
-		}
-		quick = d.attempt(ctx)
 	}
 }
 
@@ -154,4 +160,120 @@ func (n *Node) pace(p peer.ID) time.Duration {
 		return synAgain
 	}
 	return max(synAgain, synTrips*(*h).Peerstore().LatencyEWMA(p))
+}
+
+// dialShares has the sockets of one dial counted as one, by limits and by rates:
+// they share what the resource manager gives.
+type dialShares struct {
+	network.ResourceManager
+
+	mu  sync.Mutex
+	now map[dialKey]*dialShare
+}
+
+type dialKey struct {
+	addr string
+	peer peer.ID
+}
+
+// dialShare is what the sockets of one dial share. The lock of dialShares is held
+// by who changes it.
+type dialShare struct {
+	scope network.ConnManagementScope // nil until a socket needs it
+	users int
+}
+
+// begin has the sockets of a dial share until the returned func is called; those of
+// two dials to one peer at one address all do.
+func (s *dialShares) begin(addr ma.Multiaddr, p peer.ID) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := dialKey{addr.String(), p}
+	d := s.now[key]
+	if d == nil {
+		d = &dialShare{}
+		if s.now == nil {
+			s.now = map[dialKey]*dialShare{}
+		}
+		s.now[key] = d
+	}
+	d.users++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.leave(d); s.now[key] == d {
+			delete(s.now, key)
+		}
+	}
+}
+
+// leave is called by each user, once. The lock is held.
+func (s *dialShares) leave(d *dialShare) {
+	if d.users--; d.users == 0 && d.scope != nil {
+		d.scope.Done()
+	}
+}
+
+// OpenConnection waits with a dialled connection for its peer.
+func (s *dialShares) OpenConnection(dir network.Direction, fd bool, addr ma.Multiaddr) (network.ConnManagementScope, error) {
+	if dir != network.DirOutbound {
+		return s.ResourceManager.OpenConnection(dir, fd, addr)
+	}
+	return &dialScope{of: s, fd: fd, addr: addr}, nil
+}
+
+// join opens the scope of a socket, or gives that of its dial.
+func (s *dialShares) join(addr ma.Multiaddr, fd bool, p peer.ID) (*dialShare, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.now[dialKey{addr.String(), p}]
+	if d == nil {
+		d = &dialShare{}
+	}
+	if d.scope == nil {
+		scope, err := s.ResourceManager.OpenConnection(network.DirOutbound, fd, addr)
+		if err != nil {
+			return nil, err
+		}
+		if err := scope.SetPeer(p); err != nil {
+			scope.Done()
+			return nil, err
+		}
+		d.scope = scope
+	}
+	d.users++
+	return d, nil
+}
+
+// dialScope is one socket's. Nothing but SetPeer and Done is called before SetPeer
+// has succeeded.
+type dialScope struct {
+	network.ConnManagementScope
+	of   *dialShares
+	addr ma.Multiaddr
+	fd   bool
+
+	mu    sync.Mutex
+	share *dialShare // nil before that, and after Done
+}
+
+func (d *dialScope) SetPeer(p peer.ID) error {
+	share, err := d.of.join(d.addr, d.fd, p)
+	if err != nil {
+		return err
+	}
+	d.ConnManagementScope, d.share = share.scope, share
+	return nil
+}
+
+func (d *dialScope) Done() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.share == nil {
+		return
+	}
+	d.of.mu.Lock()
+	defer d.of.mu.Unlock()
+	d.of.leave(d.share)
+	d.share = nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,26 +87,28 @@ func (d *fatedDialer) DialWithUpdates(ctx context.Context, addr ma.Multiaddr, _ 
 }
 
 func TestAFirstPacketThatIsLostIsSentAgainSoon(t *testing.T) {
-	refused, bad := errors.New("refused"), errors.New("bad")
+	bad, taken := errors.New("bad"), errors.New("no port is left")
+	refused := error(syscall.ECONNREFUSED)
 	const pace, quick, slow, patience = synAgain, 10 * time.Millisecond, 5 * synAgain, 40*synAgain - 1
 	for name, c := range map[string]struct {
 		fates []socketFate
-		of    int           // the socket whose connection it is, 0 for none
-		after time.Duration // it is there
-		dials int
+		of    int           // the socket whose connection it is, 0 for none, -1 for any
+		after time.Duration // it is there; 0 for any time
+		dials int           // 0 for any
 		err   error
 	}{
-		"answered":                {[]socketFate{{answer: quick, rest: slow}}, 1, quick + slow, 1, nil},
-		"one lost":                {[]socketFate{{}, {answer: quick, rest: quick}}, 2, pace + 2*quick, 2, nil},
-		"all but the last lost":   {[]socketFate{{}, {}, {}, {}, {}, {}, {}, {answer: quick}}, 8, 6*pace + quick, 8, nil},
-		"a long way":              {[]socketFate{{answer: slow, rest: quick}}, -1, quickSyns*pace + slow + quick, 10, nil},
-		"refused":                 {[]socketFate{{answer: quick, refused: refused}}, 0, quick, 1, refused},
-		"refused in the end":      {[]socketFate{{}, {}, {}, {}, {answer: quick, refused: refused}}, 0, quickSyns*pace + quick, 5, refused},
-		"fails later":             {[]socketFate{{answer: quick, rest: slow, bad: bad}}, 0, quick + slow, 1, bad},
-		"nobody":                  {[]socketFate{{}}, 0, patience, 41, context.DeadlineExceeded},
-		"both answered":           {[]socketFate{{}, {}, {}, {answer: quick}, {answer: quick}}, -1, quickSyns*pace + quick, 5, nil},
-		"answered at the bell":    {[]socketFate{{answer: pace, rest: quick}}, -1, 0, 0, nil},
-		"answered after the bell": {[]socketFate{{answer: pace + 1}}, -1, quickSyns*pace + pace + 1, 6, nil},
+		"answered":             {[]socketFate{{answer: quick, rest: slow}}, 1, quick + slow, 1, nil},
+		"one lost":             {[]socketFate{{}, {answer: quick, rest: quick}}, 2, pace + 2*quick, 2, nil},
+		"all but the last":     {[]socketFate{{}, {}, {}, {}, {}, {}, {}, {answer: quick}}, 8, 7*pace + quick, 8, nil},
+		"a long way":           {[]socketFate{{answer: slow + 1, rest: quick}}, 1, slow + 1 + quick, 6, nil},
+		"refused":              {[]socketFate{{answer: quick, refused: refused}}, 0, quick, 1, refused},
+		"refused in the end":   {[]socketFate{{}, {}, {}, {answer: quick, refused: refused}}, 0, 3*pace + quick, 4, refused},
+		"only one is possible": {[]socketFate{{answer: slow + 1, rest: 1}, {answer: 1, refused: taken}}, 1, slow + 2, 6, nil},
+		"none is possible":     {[]socketFate{{answer: quick, refused: taken}}, 0, quick, 1, taken},
+		"fails later":          {[]socketFate{{answer: quick, rest: slow, bad: bad}}, 0, quick + slow, 1, bad},
+		"nobody":               {[]socketFate{{}}, 0, patience, 40, context.DeadlineExceeded},
+		"both answered":        {[]socketFate{{answer: 2*pace + quick}, {}, {answer: quick}}, -1, 2*pace + quick, 3, nil},
+		"answered at the bell": {[]socketFate{{answer: pace, rest: quick}}, -1, 0, 0, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -129,7 +132,7 @@ func TestAFirstPacketThatIsLostIsSentAgainSoon(t *testing.T) {
 					t.Errorf("%d sockets at a time, want 2; %d are left", by.most, by.under)
 				}
 				wantOnly(t, by.conns, conn, c.of)
-				if len(updates) > 1 || c.of == 1 && len(updates) != 1 {
+				if len(updates) > 1 || c.of > 0 && len(updates) != 1 {
 					t.Errorf("%d updates, want 1", len(updates))
 				}
 			})
@@ -195,3 +198,66 @@ func TestAPunchIsDialledOnce(t *testing.T) {
 		t.Errorf("%v, want a refusal", err)
 	}
 }
+
+// TestTheSocketsOfADialAreOneConnection, for limits and for rates.
+func TestTheSocketsOfADialAreOneConnection(t *testing.T) {
+	counted := &countedManager{ResourceManager: &network.NullResourceManager{}}
+	shares := &dialShares{ResourceManager: counted}
+	addr := ma.StringCast("/ip4/192.0.2.1/tcp/1")
+	open := func(p peer.ID) network.ConnManagementScope {
+		scope, err := shares.OpenConnection(network.DirOutbound, true, addr)
+		must(t, err)
+		must(t, scope.SetPeer(p))
+		return scope
+	}
+	end := shares.begin(addr, "a")
+	one, other, stranger := open("a"), open("a"), open("b")
+	if counted.opened != 2 {
+		t.Errorf("%d opened for the dial and another", counted.opened)
+	}
+	one.Done()
+	one.Done()
+	stranger.Done()
+	end()
+	if counted.done != 1 {
+		t.Errorf("%d are done, want the other", counted.done)
+	}
+	other.Done() // the connection's end
+	if counted.done != 2 || len(shares.now) != 0 {
+		t.Errorf("%d are done, %d dials are kept", counted.done, len(shares.now))
+	}
+	end = shares.begin(addr, "a")
+	counted.refuse = errors.New("refused")
+	scope, err := shares.OpenConnection(network.DirOutbound, true, addr)
+	must(t, err)
+	if err := scope.SetPeer("a"); !errors.Is(err, counted.refuse) {
+		t.Errorf("%v", err)
+	}
+	scope.Done()
+	end()
+	if counted.done != 2 {
+		t.Error("what was refused is done")
+	}
+}
+
+// countedManager counts connections.
+type countedManager struct {
+	network.ResourceManager
+	opened, done int
+	refuse       error
+}
+
+type countedScope struct {
+	network.ConnManagementScope
+	of *countedManager
+}
+
+func (m *countedManager) OpenConnection(network.Direction, bool, ma.Multiaddr) (network.ConnManagementScope, error) {
+	if m.refuse != nil {
+		return nil, m.refuse
+	}
+	m.opened++
+	return &countedScope{&network.NullScope{}, m}, nil
+}
+
+func (s *countedScope) Done() { s.of.done++ }

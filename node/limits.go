@@ -188,9 +188,8 @@ func newResourceManager(l *limiter, g *guard) (network.ResourceManager, error) {
 	return &resources{ResourceManager: inner, guard: g}, nil
 }
 
-// connRate is how often one address may connect, and be connected to: the
-// default, once in 5 s after 16, would keep an office waiting after a power
-// cut, and us from coming back after a cut of the network. Loopback is free.
+// connRate is how often one address may connect: the default, once in 5 s after
+// 16, would keep an office waiting after a power cut. Loopback is free.
 func connRate() *rate.Limiter {
 	limit := rate.Limit{RPS: 4, Burst: 2 * perAddress}
 	return &rate.Limiter{

@@ -167,3 +167,20 @@ func TestAnOfficeMayConnectFromOneAddress(t *testing.T) {
 		must(t, rm.Close())
 	}
 }
+
+// TestOurDialsLeaveOthersTheirTurns: an address that is dialled again and again in
+// an outage is one that others come from when it is over.
+func TestOurDialsLeaveOthersTheirTurns(t *testing.T) {
+	rm, err := newResourceManager(newLimiter(nobodyIsTrusted), newGuard(nobodyIsTrusted, slog.New(slog.DiscardHandler)))
+	must(t, err)
+	defer rm.Close()
+	addr := multiaddrs(t, "/ip4/192.0.2.1/tcp/1")[0]
+	for range 1000 {
+		scope, err := rm.OpenConnection(network.DirOutbound, true, addr)
+		must(t, err)
+		scope.Done()
+	}
+	scope, err := rm.OpenConnection(network.DirInbound, true, addr)
+	must(t, err)
+	scope.Done()
+}

@@ -91,6 +91,7 @@ func (n *Node) moved(now []netip.Addr, lost bool) {
 	if lost { // one more interface is no reason to doubt
 		n.prober.askAll(n.life, hurriedLimit)
 	}
+	n.slots.wake()
 	n.retry()
 }
 

@@ -197,8 +197,9 @@ type approach struct {
 	last    error
 	pause   time.Duration // before another dial, or another knock
 
-	knocks   chan error
-	knocking int // under way
+	knocks    chan error
+	knocking  int // under way
+	endKnocks context.CancelFunc
 }
 
 func (a *approach) run(ctx context.Context, id string, deadline time.Time) error {
@@ -222,13 +223,15 @@ func (a *approach) run(ctx context.Context, id string, deadline time.Time) error
 		}
 		select {
 		case err := <-a.knocks:
-			a.knocking--
-			if err == nil || errors.Is(err, errDead) {
+			if a.knocking--; hasReached(err) {
 				return err
 			}
 		case err := <-a.results:
 			a.dials, a.last = a.dials-1, err
-			if err == nil || errors.Is(err, errDead) { // our callers try again
+			if a.dials == 0 && !hasReached(err) {
+				err = a.leaveOff(err)
+			}
+			if hasReached(err) {
 				return err
 			}
 		case <-searching:
@@ -239,7 +242,9 @@ func (a *approach) run(ctx context.Context, id string, deadline time.Time) error
 			}
 		case <-again:
 			if a.dials > 0 {
-				a.knock(ctx)
+				if !a.n.isAsking(a.n.lastRelay(a.peer)) {
+					a.knock(ctx)
+				}
 				continue
 			}
 			searching = a.n.search(a.peer)
@@ -250,16 +255,27 @@ func (a *approach) run(ctx context.Context, id string, deadline time.Time) error
 	}
 }
 
+// hasReached says that the peer was reached, if only for a moment: our callers try
+// again.
+func hasReached(err error) bool { return err == nil || errors.Is(err, errDead) }
+
 // settle waits a moment for a dial that is about to return: it does so when
 // the peers have told each other what they are.
 func (a *approach) settle(ctx context.Context) {
-	if a.dials == 0 {
-		return
-	}
-	select {
-	case <-a.results:
-	case <-time.After(settleLimit):
-	case <-ctx.Done():
+	limit := time.After(settleLimit)
+	for a.dials > 0 {
+		select {
+		case <-a.results:
+			return
+		case err := <-a.knocks:
+			if hasReached(err) {
+				return
+			}
+		case <-limit:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -271,8 +287,8 @@ func (a *approach) dial(ctx context.Context) {
 	go func() { a.results <- a.n.dial(ctx, a.peer, false) }()
 }
 
-// mayKnock says that the peer's relay is to be asked for it again and again,
-// while other ways are silent: it may be back there at any moment.
+// mayKnock says that the peer's relay is to be asked for it again, while other
+// ways are silent: it may be back there at any moment.
 func (a *approach) mayKnock() bool {
 	relay := a.n.lastRelay(a.peer)
 	return a.dials > 0 && a.knocking < maxKnocks && relay != "" && a.n.isConnected(relay)
@@ -281,11 +297,33 @@ func (a *approach) mayKnock() bool {
 // knock does so once. The first dial has all the time that there is.
 func (a *approach) knock(ctx context.Context) {
 	a.knocking++
+	ctx, cancel := context.WithTimeout(ctx, maxKnocks*a.pause)
+	end := a.endKnocks
+	a.endKnocks = func() {
+		cancel()
+		if end != nil {
+			end()
+		}
+	}
 	go func() {
-		ctx, cancel := context.WithTimeout(ctx, maxKnocks*a.pause)
 		defer cancel()
 		a.knocks <- a.n.dial(ctx, a.peer, true)
 	}()
+}
+
+// leaveOff ends the knocks, since libp2p's dial goes on for them, which dials no
+// address again. It returns what one of them has brought after all, or err.
+func (a *approach) leaveOff(err error) error {
+	if a.endKnocks != nil {
+		a.endKnocks()
+		a.endKnocks = nil
+	}
+	for ; a.knocking > 0; a.knocking-- {
+		if now := <-a.knocks; hasReached(now) {
+			err = now
+		}
+	}
+	return err
 }
 
 // search asks who may know where a peer is. The channel is closed when there is

@@ -2,19 +2,24 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/quic-go/quic-go"
 )
 
 // Reservations: a relay carries connections to who has a slot there (libp2p
@@ -28,9 +33,9 @@ const (
 	reserveLimit = 3 * time.Second
 	longLimit    = 12 * time.Second
 	longAttempt  = 4
-	// soonPause is between attempts that failed, the first soonAttempts since
-	// there was news of the relay or of the network: an address comes before the
-	// way out. Later ones have reservePause.
+	// soonPause is between attempts that nobody has answered, the first
+	// soonAttempts since the network changed: an address comes before the way
+	// out. Others have reservePause at least.
 	reservePause = time.Second
 	soonPause    = 100 * time.Millisecond
 	soonAttempts = 300
@@ -49,9 +54,10 @@ type reserver struct {
 	watch   func(id string) (up bool, changed <-chan struct{})
 	changed func() // the addresses may have changed
 
-	mu   sync.Mutex
-	held map[peer.ID]RelayStatus
-	tell chan struct{} // closed when held changes
+	mu    sync.Mutex
+	held  map[peer.ID]RelayStatus
+	tell  chan struct{} // closed when held changes
+	moved chan struct{} // closed when this machine's addresses change
 }
 
 // RelayStatus is a relay of this node, for `status`.
@@ -70,7 +76,7 @@ type RelayStatus struct {
 
 // newReserver makes one whose host is set before serve is called.
 func newReserver(log *slog.Logger, watch func(string) (bool, <-chan struct{}), changed func()) *reserver {
-	return &reserver{log: log, watch: watch, changed: changed, held: map[peer.ID]RelayStatus{}, tell: make(chan struct{})}
+	return &reserver{log: log, watch: watch, changed: changed, held: map[peer.ID]RelayStatus{}, tell: make(chan struct{}), moved: make(chan struct{})}
 }
 
 // serve keeps a slot at one relay until ctx ends.
@@ -81,7 +87,7 @@ func (r *reserver) serve(ctx context.Context, relay peer.AddrInfo) {
 		slot, err := r.reserve(ctx, relay, attempt)
 		if err != nil {
 			r.set(relay.ID, RelayStatus{Error: err.Error()})
-			if r.pause(ctx, relay.ID, attempt) {
+			if r.pause(ctx, relay.ID, attempt, err) {
 				attempt = 0
 			}
 			continue
@@ -113,30 +119,68 @@ func (r *reserver) reserve(ctx context.Context, relay peer.AddrInfo, attempt int
 	return slot, nil
 }
 
-// pause waits before the next attempt, soonPause at least. News ends it: a
-// connection that comes, another address of this machine. What a relay refuses
-// is asked for less and less often.
-func (r *reserver) pause(ctx context.Context, relay peer.ID, attempt int) (news bool) {
-	up, changed := r.watch(relay.String())
-	pause := time.Duration(0)
+// pause waits before the next attempt, soonPause at least. Another address of this
+// machine ends it, and a connection that comes in place of one that could not be
+// made. What a relay refuses is asked for less and less often.
+func (r *reserver) pause(ctx context.Context, relay peer.ID, attempt int, err error) (moved bool) {
+	_, changed := r.watch(relay.String())
+	ways, pause := r.ways(), reservePause
 	switch {
-	case up:
-		pause = min(reservePause<<min(attempt, 6), time.Minute)
-	case attempt > soonAttempts:
-		pause = reservePause
+	case !errors.As(err, new(dialError)):
+		changed, pause = nil, min(reservePause<<min(attempt, 6), time.Minute)
+	case attempt <= soonAttempts && isSilent(err):
+		pause = soonPause
 	}
 	select {
 	case <-time.After(soonPause):
 	case <-ctx.Done():
 	}
 	select {
+	case <-ways:
+		return true
 	case <-changed:
-		return !up
 	case <-time.After(pause - soonPause):
 	case <-ctx.Done():
 	}
 	return false
 }
+
+// ways is closed when this machine's addresses have changed.
+func (r *reserver) ways() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.moved
+}
+
+// wake has the relays tried at once: this machine's addresses have changed.
+func (r *reserver) wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.moved)
+	r.moved = make(chan struct{})
+}
+
+// isSilent says that a dial has failed without a word of the peer's but that
+// nothing listens there.
+func isSilent(err error) bool {
+	var de *swarm.DialError
+	if !errors.As(err, &de) || len(de.DialErrors) == 0 {
+		return errors.Is(err, context.DeadlineExceeded)
+	}
+	return !slices.ContainsFunc(de.DialErrors, func(e swarm.TransportError) bool { return !isSilence(e.Cause) })
+}
+
+func isSilence(err error) bool {
+	var timeout net.Error
+	var quicErr *quic.TransportError
+	return errors.As(err, &timeout) && timeout.Timeout() ||
+		errors.As(err, &quicErr) && !quicErr.Remote || // no way out
+		errors.Is(err, context.DeadlineExceeded) ||
+		slices.ContainsFunc(silences, func(s error) bool { return errors.Is(err, s) })
+}
+
+// silences are errors of a socket.
+var silences = []error{syscall.ECONNREFUSED, syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, context.Canceled}
 
 // keep returns when the slot is to be made anew: it ends soon, or the
 // connection to the relay is lost, and the slot with it.

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"p2ptun/proto"
 )
@@ -35,7 +36,7 @@ type resources struct {
 
 func (r *resources) OpenConnection(dir network.Direction, usefd bool, endpoint ma.Multiaddr) (network.ConnManagementScope, error) {
 	if dir == network.DirOutbound {
-		return r.ResourceManager.OpenConnection(dir, usefd, endpoint)
+		return r.dial(usefd, endpoint)
 	}
 	from := netOf(endpoint)
 	if !r.guard.admits(from) {
@@ -53,6 +54,19 @@ func (r *resources) OpenConnection(dir network.Direction, usefd bool, endpoint m
 	}
 	return &guestConn{ConnManagementScope: scope, from: from, quic: quic, shaken: shaken, account: account{guard: r.guard}}, nil
 }
+
+// dial opens the scope of a connection of our own, as if it went to loopback, which
+// is free: what others may do from one address is no limit of what is dialled
+// there. In an outage tries would use up what those from there are to come back
+// with.
+func (r *resources) dial(usefd bool, endpoint ma.Multiaddr) (network.ConnManagementScope, error) {
+	if _, err := manet.ToIP(endpoint); err == nil {
+		endpoint = freeAddr
+	}
+	return r.ResourceManager.OpenConnection(network.DirOutbound, usefd, endpoint)
+}
+
+var freeAddr = ma.StringCast("/ip4/127.0.0.1")
 
 func (r *resources) VerifySourceAddress(addr net.Addr) bool {
 	from, err := netip.ParseAddrPort(addr.String())

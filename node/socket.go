@@ -39,8 +39,9 @@ type sockets struct {
 }
 
 func (s *sockets) newTCP(u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (transport.Transport, error) {
-	t, err := tcp.NewTCPTransport(socketUpgrader{u, s.sieve}, rcmgr, shared)
-	return &eagerTCP{t, s.pace}, err
+	shares := &dialShares{ResourceManager: rcmgr}
+	t, err := tcp.NewTCPTransport(socketUpgrader{u, s.sieve}, shares, shared)
+	return &eagerTCP{t, s.pace, shares}, err
 }
 
 // newQUIC makes what libp2p makes where it is given none, over sockets that are
