@@ -83,6 +83,7 @@ var kinds = map[string]struct {
 	"ours without ready reads":    {true, true, readsNot},
 	"our client, crypto/tls":      {true, false, readsReady},
 	"crypto/tls, our server":      {false, true, readsReady},
+	"crypto/tls":                  {false, false, readsNot},
 	"our bare client, crypto/tls": {true, false, readsNot},
 }
 
