@@ -95,7 +95,7 @@ func (t *secureTLS) secure(ctx context.Context, c net.Conn, server bool, config 
 		}
 	}()
 	var told record.Secrets
-	config.KeyLogWriter = &told
+	config.KeyLogWriter, config.SessionTicketsDisabled = &told, true
 	side := tls.Client
 	if server {
 		side = tls.Server
@@ -106,10 +106,12 @@ func (t *secureTLS) secure(ctx context.Context, c net.Conn, server bool, config 
 	}
 	select {
 	case key := <-keys:
-		return t.secured(c, shaking, server, key, &told)
+		if key != nil {
+			return t.secured(c, shaking, server, key, &told)
+		}
 	default:
-		return nil, errors.New("no key of the peer's after the TLS handshake")
 	}
+	return nil, errors.New("no key of the peer's after the TLS handshake")
 }
 
 // secured goes on after the handshake. Where crypto/tls has agreed on what record
@@ -172,5 +174,6 @@ func (c *secureConn) WriteBoth(head, body []byte) error {
 	return err
 }
 
-// Ahead says that something is there to be read. One goroutine may ask, and read.
-func (c *secureConn) Ahead() bool { return c.records == nil || c.records.Ahead() }
+// Ahead says that something is there to be read, as far as is known. One goroutine
+// may ask, and read.
+func (c *secureConn) Ahead() bool { return c.records != nil && c.records.Ahead() }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,12 +71,16 @@ type Conn struct {
 	buf     inBuffer
 	plain   []byte // decrypted and not taken, in buf
 	useless int    // records in a row that brought nothing
-	message []byte // the part of a handshake message that has come
 	end     error  // of all reads
+
+	server bool
+	head   []byte // what has come of a handshake message's header
+	skip   int    // bytes of a ticket that are to come
 }
 
 // New goes on where a handshake has ended whose Handshake was over c, and whose
-// KeyLogWriter told. suite is the one that was agreed on; server is this side. c is
+// KeyLogWriter told, with SessionTicketsDisabled on the server: crypto/tls would send
+// tickets under the same key. suite is the one that was agreed on; server is this side. c is
 // the Conn's from then on, and is read by ready, unless that is nil. Errors, which leave c as it is: a suite other than
 // AES-GCM, no secrets, no such ciphers on this system.
 func New(c net.Conn, ready ReadReady, told *Secrets, suite uint16, server bool) (*Conn, error) {
@@ -85,7 +88,7 @@ func New(c net.Conn, ready ReadReady, told *Secrets, suite uint16, server bool) 
 	if server {
 		ours, theirs = theirs, ours
 	}
-	r := &Conn{Conn: c}
+	r := &Conn{Conn: c, server: server}
 	if err := errors.Join(r.sealing.init(suite, ours), r.opening.init(suite, theirs)); err != nil {
 		return nil, err
 	}
@@ -96,10 +99,26 @@ func New(c net.Conn, ready ReadReady, told *Secrets, suite uint16, server bool) 
 // outBuffer is what goes out in one system call.
 type outBuffer struct {
 	n int
-	b [gathered]byte
+	b []byte
 }
 
-var outBuffers = sync.Pool{New: func() any { return new(outBuffer) }}
+// smallOut is room for one record, after one of a new key.
+const smallOut = maxContent + 2*overhead + 5
+
+// A write that hangs holds what it needs.
+var smallOuts, largeOuts = outPool(smallOut), outPool(gathered)
+
+func outPool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { return &outBuffer{b: make([]byte, size)} }}
+}
+
+// outFor is the pool for so many bytes of data.
+func outFor(size int) *sync.Pool {
+	if size <= maxContent {
+		return smallOuts
+	}
+	return largeOuts
+}
 
 // Write sends b in records, up to gathered bytes in one system call. An error, that
 // of a deadline too, is that of all Writes to come.
@@ -115,8 +134,9 @@ func (r *Conn) Write(b []byte) (int, error) {
 func (r *Conn) WriteBoth(head, body []byte) error {
 	r.out.Lock()
 	defer r.out.Unlock()
-	out := outBuffers.Get().(*outBuffer)
-	defer outBuffers.Put(out)
+	pool := outFor(len(head) + len(body))
+	out := pool.Get().(*outBuffer)
+	defer pool.Put(out)
 	out.n = 0
 	if r.rekey.Swap(false) || r.sealing.isWorn() {
 		if err := r.update(out); err != nil {
@@ -124,7 +144,7 @@ func (r *Conn) WriteBoth(head, body []byte) error {
 		}
 	}
 	for len(head)+len(body) > 0 {
-		if out.n+maxContent+overhead > gathered {
+		if out.n+min(maxContent, len(head)+len(body))+overhead > len(out.b) {
 			if err := r.flush(out); err != nil {
 				return err
 			}
@@ -185,8 +205,8 @@ func (r *Conn) alert(level, description byte) {
 		return
 	}
 	defer r.out.Unlock()
-	out := outBuffers.Get().(*outBuffer)
-	defer outBuffers.Put(out)
+	out := smallOuts.Get().(*outBuffer)
+	defer smallOuts.Put(out)
 	out.n = 0
 	r.seal(out, typeAlert, []byte{level, description}, nil)
 	_ = r.Conn.SetWriteDeadline(time.Now().Add(farewell))
@@ -233,13 +253,15 @@ func (r *Conn) await() error {
 // does, without the alert that many forget.
 func (r *Conn) fill() error {
 	err := r.buf.fill()
+	var timeout net.Error
 	switch {
-	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+	case err == nil, errors.As(err, &timeout) && timeout.Timeout():
 		return err
 	case errors.Is(err, io.EOF) && len(r.buf.b) > 0:
 		err = io.ErrUnexpectedEOF
 	}
-	r.end = err
+	r.end, r.buf.b = err, nil
+	r.buf.release()
 	return err
 }
 
@@ -260,13 +282,17 @@ func (r *Conn) take(b []byte) (n int) {
 		n, r.plain = n+m, r.plain[m:]
 	}
 	if len(r.plain) == 0 {
+		r.plain = nil // it keeps the buffer's memory
+		if r.end != nil {
+			r.buf.b = nil
+		}
 		r.buf.release()
 	}
 	return n
 }
 
-// Ahead says that a Read would not wait: a whole record is there, or what is left of
-// one. Only who reads may ask.
+// Ahead says that a whole record is there, or what is left of one: a Read would not
+// wait, unless that record brings no data. Only who reads may ask.
 func (r *Conn) Ahead() bool { return len(r.plain) > 0 || r.buf.hasRecord() }
 
 // open decrypts a record: data to b where it fits there with its inner type, else
@@ -289,13 +315,16 @@ func (r *Conn) open(b []byte) (n int, err error) {
 		return 0, r.refuse(alertBadRecord)
 	}
 	r.buf.taken(headerSize + len(sealed))
+	if len(inner) > maxContent+1 {
+		return 0, r.refuse(alertOverflow)
+	}
 	inner = bytes.TrimRight(inner, "\x00") // padding
 	if len(inner) == 0 {
 		return 0, r.refuse(alertUnexpectedMessage)
 	}
 	content, kind := inner[:len(inner)-1], inner[len(inner)-1]
-	if len(content) > maxContent {
-		return 0, r.refuse(alertOverflow)
+	if kind != typeHandshake && len(r.head)+r.skip > 0 {
+		return 0, r.refuse(alertUnexpectedMessage) // in the middle of a message
 	}
 	if kind == typeData && len(content) > 0 {
 		r.useless = 0
@@ -337,40 +366,50 @@ func (r *Conn) alerted(content []byte) error {
 	return &net.OpError{Op: "remote error", Err: tls.AlertError(content[1])}
 }
 
-// shake takes a part of the handshake messages that may come now (RFC 8446, 4.6):
-// tickets are for nothing here.
+// shake takes a part of the handshake messages that may come now (RFC 8446, 4.6). It
+// keeps nothing of tickets, which are for nothing here.
 func (r *Conn) shake(content []byte) error {
-	r.message = append(r.message, content...)
-	for len(r.message) >= 4 {
-		size := 4 + int(r.message[1])<<16 + int(r.message[2])<<8 + int(r.message[3])
-		if size > maxHandshake {
-			return r.refuse(alertDecode)
+	if len(content) == 0 {
+		return r.refuse(alertUnexpectedMessage)
+	}
+	for len(content) > 0 {
+		if r.skip > 0 {
+			n := min(r.skip, len(content))
+			content, r.skip = content[n:], r.skip-n
+			continue
 		}
-		if len(r.message) < size {
+		n := min(4-len(r.head), len(content))
+		r.head, content = append(r.head, content[:n]...), content[n:]
+		if len(r.head) < 4 {
 			return nil
 		}
-		kind, body := r.message[0], r.message[4:size]
-		r.message = r.message[size:]
-		if err := r.shaken(kind, body); err != nil {
-			return err
+		size := int(r.head[1])<<16 + int(r.head[2])<<8 + int(r.head[3])
+		switch {
+		case r.head[0] == newSessionTicket && !r.server:
+			if size > maxHandshake {
+				return r.refuse(alertDecode)
+			}
+			r.skip, r.head = size, nil
+		case r.head[0] != keyUpdate:
+			return r.refuse(alertUnexpectedMessage)
+		case size != 1:
+			return r.refuse(alertDecode)
+		case len(content) > 0:
+			r.head = nil
+			return r.updated(content)
 		}
-	}
-	if len(r.message) == 0 {
-		r.message = nil
 	}
 	return nil
 }
 
-func (r *Conn) shaken(kind byte, body []byte) error {
+// updated takes the peer's next key. No message spans a change of keys.
+func (r *Conn) updated(body []byte) error {
 	switch {
-	case kind == newSessionTicket:
-		return nil
-	case kind != keyUpdate, len(r.message) > 0: // no message spans a change of keys
+	case len(body) > 1:
 		return r.refuse(alertUnexpectedMessage)
-	case len(body) != 1 || body[0] > 1:
+	case body[0] > 1:
 		return r.refuse(alertDecode)
-	}
-	if body[0] == 1 {
+	case body[0] == 1:
 		r.rekey.Store(true)
 	}
 	return r.opening.next()

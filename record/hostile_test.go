@@ -43,6 +43,53 @@ func many(n int, s said) (all []said) {
 	return all
 }
 
+// Tickets are the server's to give.
+func TestTicketsAreForNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		said []said
+		got  string
+		err  error
+	}{
+		"one":           {[]said{shaking(newSessionTicket, 0, 0, 2, 1, 2), data("a")}, "a", io.EOF},
+		"two, in parts": {[]said{shaking(newSessionTicket), shaking(0, 0, 2, 1), shaking(2, newSessionTicket, 0, 0, 0), data("a")}, "a", io.EOF},
+		"and a key":     {[]said{shaking(newSessionTicket, 0, 0, 1, 1, keyUpdate, 0, 0, 1, 2)}, "", &net.OpError{Op: "local error", Err: tls.AlertError(alertDecode)}},
+		"without end":   {many(maxUseless+1, shaking(newSessionTicket, 0, 0xf0, 0)), "", &net.OpError{Op: "local error", Err: tls.AlertError(alertUnexpectedMessage)}},
+		"too long":      {[]said{shaking(newSessionTicket, 1, 0, 1)}, "", &net.OpError{Op: "local error", Err: tls.AlertError(alertDecode)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := pair(t, "ours")
+			for _, s := range c.said {
+				server.record().say(t, s)
+			}
+			must(t, server.raw.CloseWrite())
+			got, err := io.ReadAll(endShown{client})
+			if string(got) != c.got || !isSame(err, c.err) {
+				t.Errorf("%q, %v, want %q, %v", got, err, c.got, c.err)
+			}
+			if us := client.record(); us.head != nil && len(us.head) > 4 {
+				t.Errorf("%d bytes of a ticket are kept", len(us.head))
+			}
+		})
+	}
+}
+
+// A write that hangs holds what it needs, and an end holds nothing.
+func TestBuffersFitWhatIsInThem(t *testing.T) {
+	if outFor(maxContent) != smallOuts || outFor(maxContent+1) != largeOuts {
+		t.Error("one record does not go into the small buffer")
+	}
+	client, server := pair(t, "ours")
+	client.record().say(t, alerting(1, alertCloseNotify))
+	client.record().say(t, data("after the end"))
+	must(t, client.raw.CloseWrite())
+	if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("%v", err)
+	}
+	if us := server.record(); us.buf.whole != nil || us.buf.small != nil || us.Ahead() {
+		t.Error("a buffer is held after the end")
+	}
+}
+
 func TestWhatAPeerMayAndMayNotSend(t *testing.T) {
 	local := func(a tls.AlertError) error { return &net.OpError{Op: "local error", Err: a} }
 	long := bytes.Repeat([]byte("x"), maxContent)
@@ -52,7 +99,8 @@ func TestWhatAPeerMayAndMayNotSend(t *testing.T) {
 		err  error
 	}{
 		"padding":                        {[]said{{kind: typeData, content: []byte("a"), pad: 100}, data("b")}, "ab", io.EOF},
-		"the longest":                    {[]said{{kind: typeData, content: long, pad: 239}}, string(long), io.EOF},
+		"the longest":                    {[]said{{kind: typeData, content: long}}, string(long), io.EOF},
+		"the longest, padded":            {[]said{{kind: typeData, content: long, pad: 1}}, "", local(alertOverflow)},
 		"too long inside":                {[]said{{kind: typeData, content: append(long, 'x')}}, "", local(alertOverflow)},
 		"too long":                       {[]said{raw(typeData, 3, 3, 0x41, 1)}, "", local(alertOverflow)},
 		"nothing, sixteen times":         {append(many(maxUseless, data("")), data("a")), "a", io.EOF},
@@ -68,10 +116,10 @@ func TestWhatAPeerMayAndMayNotSend(t *testing.T) {
 		"data, then a failure":           {[]said{data("a"), alerting(2, 40)}, "a", &net.OpError{Op: "remote error", Err: tls.AlertError(40)}},
 		"canceled":                       {[]said{alerting(1, alertUserCanceled), data("a")}, "a", io.EOF},
 		"half an alert":                  {[]said{alerting(1)}, "", local(alertDecode)},
-		"a ticket":                       {[]said{shaking(newSessionTicket, 0, 0, 2, 1, 2), data("a")}, "a", io.EOF},
-		"a ticket in parts":              {[]said{shaking(newSessionTicket), shaking(0, 0, 2, 1), shaking(2, newSessionTicket, 0, 0, 0), data("a")}, "a", io.EOF},
-		"a ticket without end":           {many(maxUseless+1, shaking(newSessionTicket, 0, 0xf0, 0)), "", local(alertUnexpectedMessage)},
-		"a ticket too long":              {[]said{shaking(newSessionTicket, 1, 0, 0)}, "", local(alertDecode)},
+		"a ticket by a client":           {[]said{shaking(newSessionTicket, 0, 0, 2, 1, 2)}, "", local(alertUnexpectedMessage)},
+		"no handshake":                   {[]said{shaking()}, "", local(alertUnexpectedMessage)},
+		"data in a handshake message":    {[]said{shaking(keyUpdate, 0), data("a")}, "", local(alertUnexpectedMessage)},
+		"a key update in parts":          {[]said{shaking(keyUpdate), shaking(0, 0), shaking(1), alerting(1, alertUserCanceled)}, "", local(alertUnexpectedMessage)},
 		"another handshake":              {[]said{shaking(1, 0, 0, 0)}, "", local(alertUnexpectedMessage)},
 		"a key update that says nothing": {[]said{shaking(keyUpdate, 0, 0, 0)}, "", local(alertDecode)},
 		"a key update of another kind":   {[]said{shaking(keyUpdate, 0, 0, 1, 2)}, "", local(alertDecode)},
@@ -179,8 +227,8 @@ func FuzzRead(f *testing.F) {
 		if !bytes.HasPrefix(want, got) {
 			t.Errorf("%q, want the beginning of %q", got, want)
 		}
-		if len(server.message) > maxHandshake {
-			t.Errorf("%d bytes of a message are kept", len(server.message))
+		if len(server.head) > 4 || server.plain != nil || server.buf.small != nil || server.buf.whole != nil {
+			t.Error("something is kept after the end")
 		}
 	})
 }

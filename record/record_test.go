@@ -271,7 +271,7 @@ func (r *Conn) rekeyPeer(t *testing.T) {
 
 // sendRaw sends one record of that content.
 func (r *Conn) sendRaw(t testing.TB, kind byte, content []byte) {
-	out := new(outBuffer)
+	out := &outBuffer{b: make([]byte, gathered)}
 	r.seal(out, kind, content, nil)
 	must(t, r.flush(out))
 }
@@ -355,10 +355,10 @@ func TestAConnectionThatWaitsHoldsLittle(t *testing.T) {
 	got := make([]byte, len(block))
 	_, err := io.ReadFull(us, got)
 	must(t, err)
-	if us.buf.whole != nil || us.buf.small != nil {
+	if us.buf.whole != nil || us.buf.small != nil || us.plain != nil {
 		t.Error("a buffer is held")
 	}
-	out := new(outBuffer)
+	out := &outBuffer{b: make([]byte, gathered)}
 	them := server.record()
 	them.seal(out, typeData, []byte("more"), nil)
 	_, err = server.raw.Write(out.b[:9])
@@ -376,7 +376,7 @@ func TestAConnectionThatWaitsHoldsLittle(t *testing.T) {
 	if n, err := us.Read(got); err != nil || string(got[:n]) != "more" {
 		t.Errorf("%q, %v", got[:n], err)
 	}
-	if us.buf.whole != nil || us.buf.small != nil {
+	if us.buf.whole != nil || us.buf.small != nil || us.plain != nil {
 		t.Error("a buffer is held in the end")
 	}
 }
