@@ -253,9 +253,8 @@ func (r *Conn) await() error {
 // does, without the alert that many forget.
 func (r *Conn) fill() error {
 	err := r.buf.fill()
-	var timeout net.Error
 	switch {
-	case err == nil, errors.As(err, &timeout) && timeout.Timeout():
+	case err == nil, isTimeout(err):
 		return err
 	case errors.Is(err, io.EOF) && len(r.buf.b) > 0:
 		err = io.ErrUnexpectedEOF
@@ -263,6 +262,11 @@ func (r *Conn) fill() error {
 	r.end, r.buf.b = err, nil
 	r.buf.release()
 	return err
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // take moves what is there to b.
