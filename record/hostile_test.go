@@ -66,7 +66,7 @@ func TestTicketsAreForNothing(t *testing.T) {
 			if string(got) != c.got || !isSame(err, c.err) {
 				t.Errorf("%q, %v, want %q, %v", got, err, c.got, c.err)
 			}
-			if us := client.record(); us.head != nil && len(us.head) > 4 {
+			if us := client.record(); len(us.head) > 4 {
 				t.Errorf("%d bytes of a ticket are kept", len(us.head))
 			}
 		})
