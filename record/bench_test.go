@@ -48,7 +48,7 @@ func TestNothingIsAllocatedForAMessage(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	client, server := pair(t, "ours without ready reads") // those of the test allocate
+	client, server := pair(t, "ours")
 	block, buf := make([]byte, 64<<10), make([]byte, 64<<10)
 	from := io.Reader(server)
 	once := func() {

@@ -79,10 +79,11 @@ type Conn struct {
 }
 
 // New goes on where a handshake has ended whose Handshake was over c, and whose
-// KeyLogWriter told, with SessionTicketsDisabled on the server: crypto/tls would send
-// tickets under the same key. suite is the one that was agreed on; server is this side. c is
-// the Conn's from then on, and is read by ready, unless that is nil. Errors, which leave c as it is: a suite other than
-// AES-GCM, no secrets, no such ciphers on this system.
+// KeyLogWriter told, with SessionTicketsDisabled on the server: crypto/tls would
+// send tickets under the same key. suite is the one that was agreed on; server is
+// this side. c is the Conn's from then on, and is read by ready, unless that is
+// nil. Errors, which leave c as it is: a suite other than AES-GCM, no secrets, no
+// such ciphers on this system.
 func New(c net.Conn, ready ReadReady, told *Secrets, suite uint16, server bool) (*Conn, error) {
 	ours, theirs := told.client, told.server
 	if server {
@@ -102,11 +103,8 @@ type outBuffer struct {
 	b []byte
 }
 
-// smallOut is room for one record, after one of a new key.
-const smallOut = maxContent + 2*overhead + 5
-
-// A write that hangs holds what it needs.
-var smallOuts, largeOuts = outPool(smallOut), outPool(gathered)
+// A write that hangs holds what it needs: one record, or many.
+var smallOuts, largeOuts = outPool(maxContent + overhead), outPool(gathered)
 
 func outPool(size int) *sync.Pool {
 	return &sync.Pool{New: func() any { return &outBuffer{b: make([]byte, size)} }}

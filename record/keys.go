@@ -65,7 +65,7 @@ func (k *trafficKey) init(suite uint16, secret []byte) error {
 	case tls.TLS_AES_256_GCM_SHA384:
 		k.hash, k.size = sha512.New384, 32
 	default:
-		return errors.New("a TLS suite that records does not know")
+		return errors.New("a TLS suite that is not AES-GCM")
 	}
 	if len(secret) != k.hash().Size() {
 		return errors.New("no secret of the TLS connection")

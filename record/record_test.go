@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"p2ptun/registry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -89,33 +91,13 @@ var kinds = map[string]struct {
 
 func readsNot(*net.TCPConn) ReadReady { return nil }
 
-// readsReady reads as registry.ReadyReader does.
+// readsReady reads as node has it.
 func readsReady(c *net.TCPConn) ReadReady {
-	raw, err := c.SyscallConn()
+	ready, err := registry.NewReadyReader(c)
 	if err != nil {
-		return nil
+		return nil // this system knows no such reads
 	}
-	return func(into Room, most int) (n int, err error) {
-		var failed error
-		err = raw.Read(func(fd uintptr) bool {
-			b := into.Take()
-			if n, failed = readNow(fd, b[:min(most, len(b))]); failed == nil {
-				return true
-			}
-			into.Release()
-			return !errors.Is(failed, errNothing)
-		})
-		switch {
-		case err != nil:
-			return 0, err
-		case failed != nil:
-			return 0, failed
-		case n == 0:
-			into.Release()
-			return 0, io.EOF
-		}
-		return n, nil
-	}
+	return func(into Room, most int) (int, error) { return ready.Read(into, most) }
 }
 
 // pair joins two sides.
@@ -428,8 +410,6 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 			t.Error("a read of nothing")
 		}
 	})
-	for client.raw.SetReadDeadline(time.Time{}) != nil {
-	}
 	_ = client.Close()
 	ended.Wait()
 	if _, err := client.Write([]byte("x")); err == nil {
