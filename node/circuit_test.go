@@ -75,12 +75,11 @@ func TestAPeerIsAskedForAtItsRelayWhileOtherWaysAreSilent(t *testing.T) {
 	punchInVain(t, a, p)
 	reached := make(chan error, 1)
 	go func() { reached <- a.Connect(within(t), p.String(), 0) }()
-	for n := uint16(0); n < 3; {
+	eventually(t, "the relay is asked again and again", func() bool {
 		a.circuits.mu.Lock()
-		n = a.circuits.last
-		a.circuits.mu.Unlock()
-		<-time.After(redialSoon / 10)
-	}
+		defer a.circuits.mu.Unlock()
+		return a.circuits.last >= 3
+	})
 	newRelayed(t, relay, key)
 	eventually(t, "it is reached", func() bool { return a.isConnected(p) })
 	there := time.Now()

@@ -79,7 +79,7 @@ func (n *Node) dropStale(c network.Conn) {
 		return
 	}
 	for _, old := range n.host.Network().ConnsToPeer(c.RemotePeer()) {
-		if old != c && time.Since(old.Stat().Opened) > staleAge {
+		if old != c && isBefore(old, c) {
 			n.log.Info("a stale connection", "peer", old.RemotePeer(), "addr", old.RemoteMultiaddr())
 			closeDead(old)
 		}

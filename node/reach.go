@@ -198,7 +198,8 @@ type approach struct {
 	pause   time.Duration // before another dial, or another knock
 
 	knocks    chan error
-	knocking  int // under way
+	knocking  int             // under way
+	round     context.Context // of those
 	endKnocks context.CancelFunc
 }
 
@@ -296,15 +297,10 @@ func (a *approach) mayKnock() bool {
 
 // knock does so once. The first dial has all the time that there is.
 func (a *approach) knock(ctx context.Context) {
-	a.knocking++
-	ctx, cancel := context.WithTimeout(ctx, maxKnocks*a.pause)
-	end := a.endKnocks
-	a.endKnocks = func() {
-		cancel()
-		if end != nil {
-			end()
-		}
+	if a.knocking++; a.knocking == 1 {
+		a.round, a.endKnocks = context.WithCancel(ctx)
 	}
+	ctx, cancel := context.WithTimeout(a.round, maxKnocks*a.pause)
 	go func() {
 		defer cancel()
 		a.knocks <- a.n.dial(ctx, a.peer, true)
@@ -314,9 +310,8 @@ func (a *approach) knock(ctx context.Context) {
 // leaveOff ends the knocks, since libp2p's dial goes on for them, which dials no
 // address again. It returns what one of them has brought after all, or err.
 func (a *approach) leaveOff(err error) error {
-	if a.endKnocks != nil {
+	if a.knocking > 0 {
 		a.endKnocks()
-		a.endKnocks = nil
 	}
 	for ; a.knocking > 0; a.knocking-- {
 		if now := <-a.knocks; hasReached(now) {
