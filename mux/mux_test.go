@@ -216,7 +216,8 @@ func TestWindowsGrowWithNeedAndAreGivenBack(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	out, in := streamPair(t, a, b)
-	b.(*session).trip.Store(int64(time.Hour)) // so that all is within four of them
+	await(t, "the first round trip", func() bool { return b.(*session).roundTrip() > 0 })
+	b.(*session).trip.Store(int64(time.Hour)) // so that all is within four of them, until pingEvery
 	data := pattern(32 << 20)
 	var all sync.WaitGroup
 	all.Go(func() {
