@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -19,14 +18,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
-	"github.com/libp2p/go-libp2p/p2p/security/noise"
-	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"p2ptun/mux"
 	"p2ptun/proto"
 	"p2ptun/registry"
 )
@@ -274,33 +270,37 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("connection manager: %w", err)
 	}
-	gate := &gate{network: &n.network, guard: n.guard, most: n.limits.strangers, trusted: n.isTrusted, circuits: &n.circuits}
-	opts := []libp2p.Option{
-		libp2p.Identity(key),
-		libp2p.ListenAddrStrings(addrs...),
-		libp2p.Transport(n.sockets.newTCP),
-		libp2p.QUICReuse(n.sockets.newQUIC),
-		libp2p.Muxer(string(mux.ID), mux.Transport{}),
-		libp2p.Security(libp2ptls.ID, newTLS),
-		libp2p.Security(noise.ID, noise.New),
-		libp2p.ResourceManager(resources),
-		libp2p.ConnectionGater(gate),
-		libp2p.ConnectionManager(conns),
-		libp2p.SwarmOpts(swarm.WithDialRanker(n.ranker.rank)),
-		libp2p.UDPBlackHoleSuccessCounter(nil),  // after an outage of minutes they take what is
-		libp2p.IPv6BlackHoleSuccessCounter(nil), // back for blocked, for a hundred dials more
-		libp2p.AddrsFactory(n.shownAddrs),
-		libp2p.EnableHolePunching(holepunch.DirectDialTimeout(punchLimit), holepunch.WithTracer(n.notes), holepunch.WithAddrFilter(n.punch)),
-		libp2p.DisableMetrics(),
-		libp2p.UserAgent("p2ptun"),
+	listen, err := parseAddrs(addrs)
+	if err != nil {
+		return err
 	}
+	parts := hostParts{
+		key:       key,
+		listen:    listen,
+		psk:       cfg.PSK,
+		resources: resources,
+		gate:      &gate{network: &n.network, guard: n.guard, most: n.limits.strangers, trusted: n.isTrusted, circuits: &n.circuits},
+		ranker:    n.ranker.rank,
+		tcp:       n.sockets.newTCP,
+		sockets:   n.sockets.newQUIC,
+		quic:      n.visits.newQUIC,
+		basic: basichost.HostOpts{
+			ConnManager:         conns,
+			AddrsFactory:        n.shownAddrs,
+			EnablePing:          true,
+			UserAgent:           "p2ptun",
+			EnableHolePunching:  true,
+			HolePunchingOptions: []holepunch.Option{holepunch.DirectDialTimeout(punchLimit), holepunch.WithTracer(n.notes), holepunch.WithAddrFilter(n.punch)},
+		},
+	}
+	n.reach(&parts, cfg)
 	n.here.starting(cfg.Relays)
-	n.host, err = libp2p.New(append(opts, n.reachOptions(cfg)...)...)
+	host, err := newHost(parts)
 	n.here.starting(nil)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start libp2p: %w", err), n.sockets.close())
 	}
-	n.slots.host = n.host
+	n.host, n.slots.host = host, host
 	network := n.host.Network()
 	n.network.Store(&network)
 	for range closers {
@@ -311,27 +311,20 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// reachOptions are those that depend on the network.
-func (n *Node) reachOptions(cfg Config) (opts []libp2p.Option) {
-	if cfg.PSK != nil {
-		opts = append(opts, libp2p.PrivateNetwork(cfg.PSK))
-	} else {
-		opts = append(opts, libp2p.Transport(n.visits.newQUIC))
-	}
+// reach sets what depends on the network.
+func (n *Node) reach(parts *hostParts, cfg Config) {
 	if cfg.MapPorts {
-		opts = append(opts, libp2p.NATManager(newMapper(n.log)))
+		parts.basic.NATManager = newMapper(n.log)
 	}
-	if cfg.MapPorts || cfg.Relay != nil { // a relay answers the others
-		opts = append(opts, libp2p.EnableAutoNATv2())
-	}
+	parts.judged = cfg.MapPorts || cfg.Relay != nil // a relay answers the others
 	if cfg.AutoRelay {
-		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(n.relayCandidates, autorelay.WithMinInterval(candidatesEvery), autorelay.WithBackoff(candidateRest), autorelay.WithBootDelay(0)))
+		parts.autoRelay = []autorelay.Option{autorelay.WithPeerSource(n.relayCandidates), autorelay.WithMinInterval(candidatesEvery), autorelay.WithBackoff(candidateRest), autorelay.WithBootDelay(0)}
 	}
 	if cfg.Relay != nil {
 		n.ledger = newLedger()
-		opts = append(opts, libp2p.EnableRelayService(cfg.Relay.options(n.dropBefore)...), libp2p.ForceReachabilityPublic(), libp2p.EnableNATService(), libp2p.BandwidthReporter(n.ledger))
+		parts.basic.EnableRelayService, parts.basic.RelayServiceOpts = true, cfg.Relay.options(n.dropBefore)
+		parts.answers, parts.reporter = true, n.ledger
 	}
-	return opts
 }
 
 // followAddrs tells the LAN and the DHT when the addresses change.

@@ -2,9 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net"
 	"reflect"
-	"sync"
 	"syscall"
 	"time"
 
@@ -34,8 +34,7 @@ const congestionControl = "bbr"
 type sockets struct {
 	sieve *sieve
 	pace  func(peer.ID) time.Duration // see eagerTCP
-	quic  *quicreuse.ConnManager      // nil until the host is made
-	ended sync.Once
+	quic  []*quicreuse.ConnManager    // the host's, and those of its dialers
 }
 
 func (s *sockets) newTCP(u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (transport.Transport, error) {
@@ -45,21 +44,26 @@ func (s *sockets) newTCP(u transport.Upgrader, rcmgr network.ResourceManager, sh
 }
 
 // newQUIC makes what libp2p makes where it is given none, over sockets that are
-// sieved. close is for when the host is closed; it may be called more than once.
-func (s *sockets) newQUIC(reset quic.StatelessResetKey, tokens quic.TokenGeneratorKey, rcmgr network.ResourceManager) (m *quicreuse.ConnManager, err error) {
-	s.quic, err = quicreuse.NewConnManager(reset, tokens,
+// sieved.
+func (s *sockets) newQUIC(reset quic.StatelessResetKey, tokens quic.TokenGeneratorKey, rcmgr network.ResourceManager) (*quicreuse.ConnManager, error) {
+	m, err := quicreuse.NewConnManager(reset, tokens,
 		quicreuse.OverrideListenUDP(s.listenUDP),
 		quicreuse.VerifySourceAddress(rcmgr.VerifySourceAddress),
 		quicreuse.ConnContext(func(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
 			return openScope(ctx, rcmgr, from.RemoteAddr)
 		}))
-	return s.quic, err
+	if err == nil {
+		s.quic = append(s.quic, m)
+	}
+	return m, err
 }
 
+// close is for when the host is closed; it may be called more than once.
 func (s *sockets) close() (err error) {
-	if s.quic != nil {
-		s.ended.Do(func() { err = s.quic.Close() })
+	for _, m := range s.quic {
+		err = errors.Join(err, m.Close())
 	}
+	s.quic = nil
 	return err
 }
 
