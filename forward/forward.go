@@ -130,6 +130,7 @@ func (f *Forward) acceptFailed(err error) {
 
 // handle gives one connection its stream.
 func (f *Forward) handle(ctx context.Context, c net.Conn) {
+	registry.GrowStack()
 	local, err := registry.NewConnEnd(c)
 	if err != nil {
 		c.Close()

@@ -76,6 +76,7 @@ func (s *Service) Run(e *registry.Entry, ready func(target error)) {
 // Serve takes one stream of a peer and owns it. It returns when the stream is
 // carried by the registry, or reset.
 func (s *Service) Serve(in registry.Incoming) {
+	registry.GrowStack()
 	if !s.Allowed(in.Peer, in.Protocol) {
 		_ = in.End.Reset(proto.CodeRefused)
 		if s.Refused != nil {
@@ -165,7 +166,7 @@ func (s *Service) dial(ctx context.Context, target string) (net.Conn, error) {
 	}
 	dial := s.Dial
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = (&net.Dialer{KeepAlive: proto.KeepAlive(address)}).DialContext
 	}
 	conn, err := dial(ctx, network, address)
 	if err != nil {

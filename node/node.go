@@ -91,6 +91,7 @@ type Node struct {
 	// network is the host's, for what libp2p calls while it makes the host: nil
 	// until then.
 	network atomic.Pointer[network.Network]
+	lastID  atomic.Pointer[namedID]
 	limits  *limiter
 	guard   *guard
 	sockets *sockets
@@ -448,7 +449,7 @@ func (n *Node) changed(p peer.ID) {
 // Watch says whether a wanted peer is connected, and gives a channel that is
 // closed when that may have changed, or when the peer was found on the LAN.
 func (n *Node) Watch(id string) (up bool, changed <-chan struct{}) {
-	p, err := peer.Decode(id)
+	p, err := n.idOf(id)
 	if err != nil {
 		return false, nil
 	}
@@ -460,6 +461,24 @@ func (n *Node) Watch(id string) (up bool, changed <-chan struct{}) {
 	}
 	n.mu.Unlock()
 	return n.isConnected(p), ch
+}
+
+// idOf decodes a peer ID. It remembers the last: base58 is slow, and each
+// connection of a tunnel asks for the same.
+func (n *Node) idOf(text string) (peer.ID, error) {
+	if last := n.lastID.Load(); last != nil && last.text == text {
+		return last.id, nil
+	}
+	id, err := peer.Decode(text)
+	if err == nil {
+		n.lastID.Store(&namedID{text, id})
+	}
+	return id, err
+}
+
+type namedID struct {
+	text string
+	id   peer.ID
 }
 
 func (n *Node) isConnected(p peer.ID) bool {

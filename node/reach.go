@@ -144,7 +144,7 @@ func (n *Node) unwant(id peer.ID, addrs []ma.Multiaddr) {
 // Hold keeps a peer's connections from being trimmed until the returned func,
 // to be called once, is called: for as long as a stream of it lives.
 func (n *Node) Hold(id string) (end func()) {
-	p, err := peer.Decode(id)
+	p, err := n.idOf(id)
 	if err != nil {
 		return func() {}
 	}
@@ -445,7 +445,7 @@ func (n *Node) Open(ctx context.Context, id, name string) (registry.End, registr
 	if err != nil {
 		return nil, registry.Path{}, err
 	}
-	return n.newDialled(ctx, s), n.describe(s.Conn()), nil
+	return n.newDialled(ctx, s), n.describe(s.Conn(), pathOf(s.Conn())), nil
 }
 
 func (n *Node) open(ctx context.Context, id string, name protocol.ID) (network.Stream, error) {
@@ -591,7 +591,7 @@ func (n *Node) Path(id string) (registry.Path, bool) {
 	if best == nil {
 		return registry.Path{}, false
 	}
-	return n.describe(best), true
+	return n.describe(best, pathOf(best)), true
 }
 
 func better(a, b network.Conn) bool {

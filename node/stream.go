@@ -27,8 +27,9 @@ type streamEnd struct {
 	// it has ended. Only Read uses it.
 	negotiateBy time.Time
 	node        *Node
-	traffic     *traffic    // of its connection
-	ended       atomic.Bool // by a peer that takes any end for the end of both ways
+	traffic     *traffic                      // of its connection
+	ended       atomic.Bool                   // by a peer that takes any end for the end of both ways
+	path        atomic.Pointer[registry.Path] // what does not change of it; nil until asked
 }
 
 // deafLimit is how long a peer that has ended both ways may take nothing:
@@ -53,7 +54,15 @@ func (n *Node) newDialled(ctx context.Context, s network.Stream) *streamEnd {
 }
 
 // Path is that of the stream's own connection, at this moment.
-func (s *streamEnd) Path() registry.Path { return s.node.describe(s.Conn()) }
+func (s *streamEnd) Path() registry.Path {
+	fixed := s.path.Load()
+	if fixed == nil {
+		p := pathOf(s.Conn())
+		fixed = &p
+		s.path.Store(fixed)
+	}
+	return s.node.describe(s.Conn(), *fixed)
+}
 
 func (s *streamEnd) Read(b []byte) (int, error) {
 	if !s.negotiateBy.IsZero() {
