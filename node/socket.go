@@ -128,7 +128,7 @@ func socketOf(l any) syscall.Conn {
 
 func (u socketUpgrader) Upgrade(ctx context.Context, t transport.Transport, c manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
 	setOptions(c)
-	return u.Upgrader.Upgrade(ctx, t, c, dir, p, scope)
+	return u.Upgrader.Upgrade(ctx, t, newPaced(c), dir, p, scope)
 }
 
 func (u socketUpgrader) UpgradeGatedMaListener(t transport.Transport, l transport.GatedMaListener) transport.Listener {
@@ -139,10 +139,11 @@ type socketListener struct{ transport.GatedMaListener }
 
 func (l socketListener) Accept() (manet.Conn, network.ConnManagementScope, error) {
 	c, scope, err := l.GatedMaListener.Accept()
-	if err == nil {
-		setOptions(c)
+	if err != nil {
+		return c, scope, err
 	}
-	return c, scope, err
+	setOptions(c)
+	return newPaced(c), scope, nil
 }
 
 // setOptions leaves a socket as it is where the system does not know them.

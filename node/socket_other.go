@@ -7,3 +7,9 @@ import "time"
 func setCongestionControl(uintptr, string) {}
 
 func setUnackedLimit(uintptr, time.Duration) {}
+
+const canPace = false
+
+func pacingRate(uintptr) (uint64, bool) { return 0, false }
+
+func setUnsentLimit(uintptr, int) {}

@@ -23,9 +23,11 @@ const (
 	headerSize = 12
 	// maxData bounds the bytes of one data frame: with its header, and libp2p's of
 	// 12 bytes, it is 256 KiB. Where that would keep others waiting for long, a
-	// frame has smallData at most.
+	// frame has smallData at most, and on a slow link a stream gives slowData at
+	// a time: with all headers, a record of TLS.
 	maxData   = 256<<10 - headerSize - 12
 	smallData = 64<<10 - headerSize - 12
+	slowData  = 16<<10 - 3*headerSize
 )
 
 // errFrame is returned for what is no frame, or none that may come now.

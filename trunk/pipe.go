@@ -29,6 +29,10 @@ const (
 	// maxUnsent bounds what waits to be sent, in bytes: whatever is behind it in
 	// the queue waits as long.
 	maxUnsent = 128 << 10
+	// slowUnsent is that of a link where a large frame takes longer than slowFrame:
+	// with what is being written, enough for it to have no pause.
+	slowUnsent = 16 << 10
+	slowFrame  = 20 * time.Millisecond
 	// historyMin and historyMax bound what is kept until it is acknowledged, in
 	// bytes: it grows with need, beyond historyFree where a round trip shows that
 	// it is the path's length that needs it, and no queue on the way. It bounds
@@ -366,7 +370,11 @@ func (p *pipe) room() int {
 			p.link.trip.forget()
 		}
 	}
-	return max(0, min(maxUnsent-unsent, p.limit-kept))
+	most := maxUnsent
+	if p.link.isSlow() {
+		most = slowUnsent
+	}
+	return max(0, min(most-unsent, p.limit-kept))
 }
 
 // isQuick says that a large frame keeps nobody waiting for long.
@@ -375,6 +383,15 @@ func (p *pipe) isQuick() bool {
 	defer p.mu.Unlock()
 	return p.link != nil && p.link.trip.isQuick()
 }
+
+// isSlow says that frames are to be short, since others wait behind them.
+func (p *pipe) isSlow() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.link.isSlow()
+}
+
+func (a *attachment) isSlow() bool { return a != nil && a.trip.isSlow() }
 
 // mayGrow says that a longer history can help. Call it with mu held.
 func (p *pipe) mayGrow() bool {

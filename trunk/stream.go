@@ -171,7 +171,11 @@ func (st *Stream) Frame() []byte {
 		pool = &largeChunks
 	}
 	st.frame = pool.Get().(*chunk)
-	return st.frame.body()
+	room := st.frame.body()
+	if st.s.pipe.isSlow() {
+		room = room[:slowData]
+	}
+	return room
 }
 
 // Send is Write for the first n bytes of what Frame gave. Those of a frame that

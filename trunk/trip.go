@@ -50,6 +50,9 @@ func (t *trip) forget() { t.last, t.old = 0, true }
 // isQuick says that the largest frame keeps nobody waiting for long.
 func (t *trip) isQuick() bool { return t.frame > 0 && t.frame <= quickFrame }
 
+// isSlow says that bytes that wait for their turn keep others waiting.
+func (t *trip) isSlow() bool { return t.frame > slowFrame }
+
 // isShort says that no more waits on the way than the way itself holds: the
 // last round trip took at most twice as long as the quickest.
 func (t *trip) isShort() bool { return t.last > 0 && t.last <= 2*t.least }

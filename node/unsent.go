@@ -1,0 +1,74 @@
+package node
+
+import (
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// What waits in a socket to be sent keeps all that comes after it waiting, whatever
+// stream it is of, and a slow link has megabytes of room for it. It is bounded by
+// what goes out in unsentTime at the pace that the kernel has found for the path,
+// looked at every unsentLook while bytes are written: on a quick one that is no
+// bound.
+const (
+	unsentTime = 10 * time.Millisecond
+	unsentLook = 50 * time.Millisecond
+	unsentMin  = 16 << 10 // bytes: a record of TLS
+	unsentMax  = 64 << 20
+)
+
+// pacedConn is a TCP connection whose unsent bytes are bounded.
+type pacedConn struct {
+	manet.Conn
+	raw   syscall.RawConn
+	next  atomic.Int64 // when to look, in ns of the process's time
+	limit int          // that is set; of who looks
+}
+
+// newPaced gives a connection back as it is where the system does not know how.
+func newPaced(c manet.Conn) manet.Conn {
+	sys, ok := c.(syscall.Conn)
+	if !ok || !canPace {
+		return c
+	}
+	raw, err := sys.SyscallConn()
+	if err != nil {
+		return c
+	}
+	return &pacedConn{Conn: c, raw: raw}
+}
+
+// SyscallConn is for who waits for bytes.
+func (c *pacedConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
+
+func (c *pacedConn) Write(b []byte) (int, error) {
+	now, next := int64(time.Since(processStart)), c.next.Load()
+	if now >= next && c.next.CompareAndSwap(next, now+int64(unsentLook)) {
+		_ = c.raw.Control(c.follow)
+	}
+	return c.Conn.Write(b)
+}
+
+var processStart = time.Now()
+
+// follow sets the limit anew where the pace has changed by more than a quarter.
+func (c *pacedConn) follow(fd uintptr) {
+	pace, ok := pacingRate(fd)
+	if !ok {
+		return
+	}
+	limit := unsentLimit(pace)
+	if limit*4 < c.limit*3 || limit*4 > c.limit*5 {
+		setUnsentLimit(fd, limit)
+		c.limit = limit
+	}
+}
+
+// unsentLimit is what goes out in unsentTime at so many bytes a second.
+func unsentLimit(pace uint64) int {
+	perTime := pace / uint64(time.Second/unsentTime)
+	return int(min(max(perTime, unsentMin), unsentMax))
+}
