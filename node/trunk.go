@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
 
 	"p2ptun/registry"
@@ -40,6 +41,13 @@ func (l Link) Write(b []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// Waits says that Write waits while more than a little waits to be sent on the
+// whole path. Through a relay it does not: that has room of its own.
+func (l Link) Waits() bool {
+	at := l.Conn().RemoteMultiaddr()
+	return !isRelayed(at) && (canPace || has(at, ma.P_QUIC_V1))
 }
 
 // Reset ends the link. It does not block.

@@ -17,7 +17,7 @@ const (
 	unsentTime = 10 * time.Millisecond
 	unsentLook = 50 * time.Millisecond
 	unsentMin  = 16 << 10 // bytes: a record of TLS
-	unsentMax  = 64 << 20
+	unsentMax  = 512 << 10
 )
 
 // pacedConn is a TCP connection whose unsent bytes are bounded.

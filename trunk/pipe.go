@@ -34,8 +34,9 @@ const (
 	slowUnsent = 16 << 10
 	slowFrame  = 20 * time.Millisecond
 	// historyMin and historyMax bound what is kept until it is acknowledged, in
-	// bytes: it grows with need, beyond historyFree where a round trip shows that
-	// it is the path's length that needs it, and no queue on the way. It bounds
+	// bytes: it grows with need, beyond historyFree where the link makes who
+	// writes wait, or a round trip shows that it is the path's length that needs it,
+	// and no queue on the way. It bounds
 	// the rate to historyMax a round trip.
 	historyMin  = 256 << 10
 	historyFree = 1 << 20
@@ -110,11 +111,13 @@ type attachment struct {
 	skip int  // of those, that have arrived before
 	ask  bool // it is to be acknowledged at once
 	trip trip
-	work chan struct{} // holds one while there may be something to write
-	gone chan struct{} // closed when the pipe has let go of it
-	last *header       // what is written when it has; nil for nothing
-	said bool          // somebody is writing it
-	done chan struct{} // closed when last is said, or can't be
+	// waits says that who writes to the link waits for the path.
+	waits bool
+	work  chan struct{} // holds one while there may be something to write
+	gone  chan struct{} // closed when the pipe has let go of it
+	last  *header       // what is written when it has; nil for nothing
+	said  bool          // somebody is writing it
+	done  chan struct{} // closed when last is said, or can't be
 	// scratch is for who writes.
 	scratch [headerSize + headerSize + smallWrite]byte
 }
@@ -130,7 +133,7 @@ func newPipe(budget *Budget, away func(*attachment, error)) *pipe {
 // go; had says that there was one. Errors: a peer that can't have received
 // that.
 func (p *pipe) attach(l Link, peerReceived, told uint64) (a *attachment, had bool, err error) {
-	a = &attachment{Link: l, in: bufio.NewReaderSize(l, 1<<10), work: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
+	a = &attachment{Link: l, waits: waitsOn(l), in: bufio.NewReaderSize(l, 1<<10), work: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -395,7 +398,21 @@ func (a *attachment) isSlow() bool { return a != nil && a.trip.isSlow() }
 
 // mayGrow says that a longer history can help. Call it with mu held.
 func (p *pipe) mayGrow() bool {
-	return p.limit < historyFree || p.limit < historyMax && p.link != nil && p.link.trip.isShort()
+	switch a := p.link; {
+	case p.limit < historyFree:
+		return true
+	case p.limit >= historyMax || a == nil:
+		return false
+	default:
+		return a.waits || a.trip.isShort()
+	}
+}
+
+// waitsOn says that a link's Write waits while more than a little waits to be sent,
+// wherever on its way: however long the history is, it makes no queue there.
+func waitsOn(l Link) bool {
+	w, ok := l.(interface{ Waits() bool })
+	return ok && w.Waits()
 }
 
 // tidy gives back what the history has grown to, where nothing has moved since
