@@ -308,3 +308,62 @@ func TestNetSlowLinkIsNotTakenForADeadOne(t *testing.T) {
 		})
 	}
 }
+
+// echoOrPour echoes, and pours without an end after a 'd'.
+func echoOrPour(c net.Conn) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := c.Read(b[:1])
+		if err != nil {
+			return
+		}
+		if n == 1 && b[0] == 'd' {
+			break
+		}
+		if _, err := c.Write(b[:n]); err != nil {
+			return
+		}
+	}
+	for err := error(nil); err == nil; {
+		_, err = c.Write(b)
+	}
+}
+
+// TestNetALittleDoesNotWaitBehindMuch: a path of 20 ms with 40 Mbit/s is full in
+// 100 ms; what the sockets would take on top of it holds up as much again, and
+// more.
+func TestNetALittleDoesNotWaitBehindMuch(t *testing.T) {
+	wantNet(t)
+	for _, survive := range []string{"1h", "0"} {
+		t.Run("survive "+survive, func(t *testing.T) {
+			l := newLab(t, "wan", "--delay", "5ms")
+			alice, bob := l.pair()
+			l.do("link", "alice", "--rate", "40mbit")
+			p := alice.offer(alice.service(echoOrPour), "--network", "none")
+			addr := p.waitFor(t, &p.out, "address    (/ip4/"+l.do("addr", "alice")+`/tcp/\S+)`)[1]
+			r := bob.reach(addr, "--network", "none", "--survive", survive)
+			much := r.open()
+			if _, err := much.Write([]byte{'d'}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.CopyN(io.Discard, much, 10<<20); err != nil { // 2 s
+				t.Fatal(err)
+			}
+			go func() { _, _ = io.Copy(io.Discard, much) }()
+			var trips []float64
+			for range 30 {
+				began := time.Now()
+				if err := echoOn(r.first); err != nil {
+					t.Fatal(err)
+				}
+				trips = append(trips, time.Since(began).Seconds())
+			}
+			_ = much.Close()
+			p50 := time.Duration(median(trips) * float64(time.Second))
+			figure(t, "beside a download at 40 Mbit/s, 20 ms, --survive "+survive, "round trip", p50)
+			if p50 > 110*time.Millisecond {
+				t.Errorf("a byte takes %s", p50)
+			}
+		})
+	}
+}

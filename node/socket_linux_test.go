@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	manet "github.com/multiformats/go-multiaddr/net"
 	"golang.org/x/sys/unix"
@@ -52,5 +53,65 @@ func TestSocketsUseBBRWhereTheKernelOffersIt(t *testing.T) {
 func TestASocketWithoutBBRStaysAsItWas(t *testing.T) {
 	if used := congestionOf(t, "unheard-of"); used != "reno" {
 		t.Errorf("a socket uses %s", used)
+	}
+}
+
+// unsent is how many bytes of a connection that nobody reads wait in its socket
+// without being under way, when that takes no more.
+func unsent(t *testing.T, wrap func(manet.Conn) manet.Conn) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	dialled, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer dialled.Close()
+	wrapped, err := manet.WrapNetConn(dialled)
+	must(t, err)
+	c := wrap(wrapped)
+	block := make([]byte, 64<<10)
+	for err == nil {
+		must(t, c.SetWriteDeadline(time.Now().Add(100*time.Millisecond))) // the kernel has no room, or it has
+		_, err = c.Write(block)
+	}
+	raw, err := dialled.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	var n int
+	must(t, raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), siocOutQNSD) }))
+	must(t, err)
+	return n
+}
+
+const siocOutQNSD = 0x894b // linux/sockios.h: SIOCOUTQNSD
+
+func TestASocketTakesNoMoreThanThePathsPaceSays(t *testing.T) {
+	if n := unsent(t, func(c manet.Conn) manet.Conn { return c }); n <= 2*unsentMax {
+		t.Skipf("this kernel has room for %d bytes anyway", n)
+	}
+	if n := unsent(t, newPaced); n > unsentMax+128<<10 {
+		t.Errorf("%d bytes wait", n)
+	}
+}
+
+func TestAPacedConnectionIsStillASocket(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	dialled, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer dialled.Close()
+	wrapped, err := manet.WrapNetConn(dialled)
+	must(t, err)
+	c := newPaced(wrapped)
+	if _, ok := c.(*pacedConn); !ok {
+		t.Fatalf("a %T", c)
+	}
+	if readReady(c) == nil {
+		t.Error("nobody can wait for its bytes")
+	}
+	if c := newPaced(struct{ manet.Conn }{}); c == nil {
+		t.Error("what is no socket is lost")
+	} else if _, paced := c.(*pacedConn); paced {
+		t.Error("what is no socket is paced")
 	}
 }

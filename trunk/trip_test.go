@@ -109,6 +109,65 @@ func TestAQueueIsNotMadeLonger(t *testing.T) {
 	}
 }
 
+// waitingLink says that its Write waits for the path.
+type waitingLink struct{ *fakeLink }
+
+func (waitingLink) Waits() bool { return true }
+
+// TestALinkThatMakesItsWriterWaitBoundsNoHistory: what is longer than its path
+// says is what was lost on the way.
+func TestALinkThatMakesItsWriterWaitBoundsNoHistory(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		p := newPipe(NewBudget(DefaultBudget).part(trunkBudget), func(*attachment, error) {})
+		link, peer := newFakeLink(-1, -1, false)
+		var l Link = link
+		if waits {
+			l = waitingLink{link}
+		}
+		a, _, err := p.attach(l, 0, 0)
+		must(t, err)
+		p.mu.Lock()
+		a.trip.least, a.trip.last = time.Millisecond, time.Second
+		if p.limit = historyFree; p.mayGrow() != waits {
+			t.Errorf("waits %v: %v", waits, !waits)
+		}
+		if p.limit = historyMax; p.mayGrow() {
+			t.Errorf("waits %v: beyond historyMax", waits)
+		}
+		p.mu.Unlock()
+		p.end(0)
+		p.wait()
+		peer.Reset()
+	}
+}
+
+// TestLittleWaitsOnASlowLink: what comes next has to wait for no more than a short
+// frame, and for what is being written.
+func TestLittleWaitsOnASlowLink(t *testing.T) {
+	for _, c := range []struct {
+		frame time.Duration
+		want  int
+	}{{0, maxUnsent}, {slowFrame, maxUnsent}, {slowFrame + 1, slowUnsent}} {
+		p := newPipe(NewBudget(DefaultBudget).part(trunkBudget), func(*attachment, error) {})
+		link, peer := newFakeLink(-1, -1, false)
+		a, _, err := p.attach(link, 0, 0)
+		must(t, err)
+		p.mu.Lock()
+		a.trip.frame = c.frame
+		if got := p.room(); got != c.want {
+			t.Errorf("a frame takes %s: room for %d bytes", c.frame, got)
+		}
+		p.mu.Unlock()
+		st := &Stream{s: &session{pipe: p}}
+		if room := len(st.Frame()); (room == slowData) != (c.want == slowUnsent) {
+			t.Errorf("a frame takes %s: of %d bytes", c.frame, room)
+		}
+		p.end(0)
+		p.wait()
+		peer.Reset()
+	}
+}
+
 // TestWhatAsksIsAcknowledgedAtOnce, and what does not later.
 func TestWhatAsksIsAcknowledgedAtOnce(t *testing.T) {
 	for kind, want := range map[byte]time.Duration{kindAsk: 0, kindData: ackLate} {
