@@ -158,7 +158,7 @@ func TestCloseDoesNotWaitForAPeerThatTakesNoMessages(t *testing.T) {
 		f := w.greeted()
 		f.send(syn(1))
 		synctest.Wait()
-		f.send(mux(muxWindow, 0, 1, 1<<32-256<<10), syn(3))
+		f.send(mux(muxWindow, 0, 1, -256<<10), syn(3)) // all but that, unsigned
 		synctest.Wait()
 		before := time.Now()
 		w.server.Close(proto.CodeStopped)
