@@ -31,7 +31,7 @@ func bind(addr string) (net.Listener, string, error) {
 		l, err := bindUnix(address)
 		return l, addr, err
 	}
-	l, err := (&net.ListenConfig{KeepAlive: proto.KeepAlive(address)}).Listen(context.Background(), network, address)
+	l, err := net.Listen(network, address)
 	if err != nil {
 		return nil, "", bindError(addr, err)
 	}

@@ -166,7 +166,7 @@ func (s *Service) dial(ctx context.Context, target string) (net.Conn, error) {
 	}
 	dial := s.Dial
 	if dial == nil {
-		dial = (&net.Dialer{KeepAlive: proto.KeepAlive(address)}).DialContext
+		dial = new(net.Dialer).DialContext
 	}
 	conn, err := dial(ctx, network, address)
 	if err != nil {

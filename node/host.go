@@ -67,80 +67,92 @@ type builtHost struct {
 
 // Close ends all, the youngest part first.
 func (h *builtHost) Close() error {
+	h.endParts()
+	return h.BasicHost.Close()
+}
+
+func (h *builtHost) endParts() {
 	for _, end := range slices.Backward(h.ends) {
 		_ = end()
 	}
 	h.ends = nil
-	return h.BasicHost.Close()
 }
 
 // newHost makes a host that listens. The parts' resource manager and connection
 // manager are its own from then on, also where it fails.
-func newHost(parts hostParts) (h *builtHost, err error) {
+func newHost(parts hostParts) (*builtHost, error) {
+	if pnet.ForcePrivateNetwork && parts.psk == nil { // by the environment; QUIC does not ask
+		return nil, errors.Join(pnet.ErrNotInPrivateNetwork, parts.close())
+	}
 	bus := eventbus.NewBus()
 	net, err := parts.newSwarm(parts.key, bus, swarm.WithDialRanker(parts.ranker))
 	if err != nil {
-		return nil, errors.Join(err, parts.basic.ConnManager.Close(), parts.resources.Close())
+		return nil, errors.Join(err, parts.close())
 	}
-	h = &builtHost{ends: []func() error{net.Close}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, h.abandon(net, parts))
+	h := &builtHost{ends: []func() error{net.Close}}
+	if err := parts.build(h, net, bus); err != nil {
+		h.endParts()
+		if h.BasicHost != nil {
+			return nil, errors.Join(err, h.BasicHost.Close())
 		}
-	}()
+		return nil, errors.Join(err, net.Peerstore().Close(), parts.close())
+	}
+	return h, nil
+}
+
+// close is for parts that no host owns.
+func (parts *hostParts) close() error {
+	return errors.Join(parts.basic.ConnManager.Close(), parts.resources.Close())
+}
+
+// build makes the host upon its swarm. Where it fails, h has what is to be closed.
+func (parts *hostParts) build(h *builtHost, net *swarm.Swarm, bus event.Bus) error {
 	upgrader, err := parts.addTransports(net, parts.key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	observed, err := observedaddrs.NewManager(bus, net)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	h.ends = append(h.ends, observed.Close)
-	opts := parts.basic
-	opts.EventBus, opts.ObservedAddrsManager = bus, observed
-	if opts.AutoNATv2, err = parts.newJudge(); err != nil {
-		return nil, err
-	}
-	if h.BasicHost, err = basichost.NewHost(net, &opts); err != nil {
-		if opts.AutoNATv2 != nil {
-			opts.AutoNATv2.Close()
-		}
-		return nil, err
-	}
-	return h, parts.start(h, net, upgrader, observed)
-}
-
-// abandon ends what a host that failed has begun.
-func (h *builtHost) abandon(net *swarm.Swarm, parts hostParts) error {
-	if h.BasicHost != nil {
-		return h.Close()
-	}
-	for _, end := range slices.Backward(h.ends) {
-		_ = end()
-	}
-	return errors.Join(net.Peerstore().Close(), parts.basic.ConnManager.Close(), parts.resources.Close())
-}
-
-// start listens, and begins what needs a host that does.
-func (parts *hostParts) start(h *builtHost, net *swarm.Swarm, upgrader transport.Upgrader, observed *observedaddrs.Manager) error {
-	if err := client.AddTransport(h.BasicHost, upgrader); err != nil {
+	judge, back, err := parts.newJudge()
+	if err != nil {
 		return err
+	}
+	opts := parts.basic
+	opts.EventBus, opts.ObservedAddrsManager, opts.AutoNATv2 = bus, observed, judge
+	if h.BasicHost, err = basichost.NewHost(net, &opts); err != nil {
+		h.ends = append(h.ends, back)
+		return err
+	}
+	started, err := parts.start(h, net, upgrader, observed)
+	if err != nil && !started && judge != nil {
+		_ = judge.Start(h.BasicHost) // which its Close takes for granted
+	}
+	return err
+}
+
+// start listens, and begins what needs a host that does; started says that the
+// host itself was.
+func (parts *hostParts) start(h *builtHost, net *swarm.Swarm, upgrader transport.Upgrader, observed *observedaddrs.Manager) (started bool, err error) {
+	if err := client.AddTransport(h.BasicHost, upgrader); err != nil {
+		return false, err
 	}
 	if err := net.Listen(parts.listen...); err != nil {
-		return err
+		return false, err
 	}
 	observed.Start(net)
 	if parts.autoRelay != nil {
 		finder, err := autorelay.NewAutoRelay(h.BasicHost, parts.autoRelay...)
 		if err != nil {
-			return err
+			return false, err
 		}
 		finder.Start()
 		h.ends = append(h.ends, finder.Close)
 	}
 	h.Start()
-	return parts.addAutoNAT(h)
+	return true, parts.addAutoNAT(h)
 }
 
 // newSwarm makes a swarm with the peerstore of its own. Black holes are not
@@ -245,16 +257,20 @@ func (parts *hostParts) newDialer() (dialer, error) {
 	return dialer{net}, nil
 }
 
-// newJudge makes AutoNAT v2; nil where it is not wanted.
-func (parts *hostParts) newJudge() (*autonatv2.AutoNAT, error) {
+// newJudge makes AutoNAT v2, nil where it is not wanted. A host closes it; end is
+// for where there is none.
+func (parts *hostParts) newJudge() (judge *autonatv2.AutoNAT, end func() error, err error) {
 	if !parts.judged {
-		return nil, nil
+		return nil, func() error { return nil }, nil
 	}
 	back, err := parts.newDialer()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return autonatv2.New(blankhost.NewBlankHost(back))
+	if judge, err = autonatv2.New(blankhost.NewBlankHost(back)); err != nil {
+		return nil, nil, errors.Join(err, back.Close())
+	}
+	return judge, back.Close, nil
 }
 
 // addAutoNAT gives a host AutoNAT v1, by which others learn whether they can be

@@ -263,6 +263,10 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 		}
 		addrs = defaultAddrs(port, cfg.PSK == nil)
 	}
+	listen, err := parseAddrs(addrs)
+	if err != nil {
+		return err
+	}
 	resources, err := newResourceManager(n.limits, n.guard)
 	if err != nil {
 		return fmt.Errorf("resource manager: %w", err)
@@ -270,10 +274,6 @@ func (n *Node) startHost(ctx context.Context, cfg Config) error {
 	conns, err := connmgr.NewConnManager(n.limits.strangers/2, n.limits.strangers*3/4, connmgr.WithGracePeriod(connGrace), connmgr.WithSilencePeriod(connLook))
 	if err != nil {
 		return fmt.Errorf("connection manager: %w", err)
-	}
-	listen, err := parseAddrs(addrs)
-	if err != nil {
-		return err
 	}
 	parts := hostParts{
 		key:       key,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"reflect"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,9 @@ const unackedLimit = 7 * time.Second
 // it to us: it takes no loss for a full path, as the usual ones do
 // (draft-ietf-ccwg-bbr).
 const congestionControl = "bbr"
+
+// usesBBR says that the kernel has taken it for a socket.
+var usesBBR atomic.Bool
 
 // sockets makes libp2p's transports over sockets with our options. Those that
 // others connect to are sieved.
@@ -158,7 +162,9 @@ func setOptions(c manet.Conn) {
 	}
 	_ = raw.Control(func(fd uintptr) {
 		setUnackedLimit(fd, unackedLimit)
-		setCongestionControl(fd, congestionControl)
+		if setCongestionControl(fd, congestionControl) {
+			usesBBR.Store(true)
+		}
 		_ = unsieve(int(fd))
 	})
 }

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func setCongestionControl(fd uintptr, name string) {
-	_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+func setCongestionControl(fd uintptr, name string) (done bool) {
+	return unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name) == nil
 }
 
 func setUnackedLimit(fd uintptr, limit time.Duration) {

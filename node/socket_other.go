@@ -4,7 +4,7 @@ package node
 
 import "time"
 
-func setCongestionControl(uintptr, string) {}
+func setCongestionControl(uintptr, string) bool { return false }
 
 func setUnackedLimit(uintptr, time.Duration) {}
 

@@ -44,10 +44,11 @@ func (l Link) Write(b []byte) (n int, err error) {
 }
 
 // Waits says that Write waits while more than a little waits to be sent on the
-// whole path. Through a relay it does not: that has room of its own.
+// whole path: on a direct one over TCP, whose unsent bytes are bounded, and whose
+// pace follows the path and not the room on it. A relay has room of its own.
 func (l Link) Waits() bool {
 	at := l.Conn().RemoteMultiaddr()
-	return !isRelayed(at) && (canPace || has(at, ma.P_QUIC_V1))
+	return canPace && usesBBR.Load() && has(at, ma.P_TCP) && !isRelayed(at)
 }
 
 // Reset ends the link. It does not block.

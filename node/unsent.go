@@ -25,7 +25,7 @@ type pacedConn struct {
 	manet.Conn
 	raw   syscall.RawConn
 	next  atomic.Int64 // when to look, in ns of the process's time
-	limit int          // that is set; of who looks
+	limit atomic.Int64 // that is set
 }
 
 // newPaced gives a connection back as it is where the system does not know how.
@@ -60,10 +60,10 @@ func (c *pacedConn) follow(fd uintptr) {
 	if !ok {
 		return
 	}
-	limit := unsentLimit(pace)
-	if limit*4 < c.limit*3 || limit*4 > c.limit*5 {
+	limit, was := unsentLimit(pace), int(c.limit.Load())
+	if limit*4 < was*3 || limit*4 > was*5 {
 		setUnsentLimit(fd, limit)
-		c.limit = limit
+		c.limit.Store(int64(limit))
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -204,16 +203,6 @@ func isLabel(s string) bool {
 		}
 	}
 	return true
-}
-
-// KeepAlive is what net.Dialer and net.ListenConfig take as KeepAlive for an
-// address of DialArgs: none where it is this machine's own, whose kernel tells of
-// an end by itself, and net's default otherwise.
-func KeepAlive(address string) time.Duration {
-	if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().IsLoopback() {
-		return -1
-	}
-	return 0
 }
 
 // DialArgs splits an endpoint into the arguments of net.Dial and net.Listen.
