@@ -136,10 +136,10 @@ func (parts *hostParts) build(h *builtHost, net *swarm.Swarm, bus event.Bus) err
 // start listens, and begins what needs a host that does; started says that the
 // host itself was.
 func (parts *hostParts) start(h *builtHost, net *swarm.Swarm, upgrader transport.Upgrader, observed *observedaddrs.Manager) (started bool, err error) {
-	if err := client.AddTransport(h.BasicHost, upgrader); err != nil {
+	if err := net.Listen(parts.listen...); err != nil {
 		return false, err
 	}
-	if err := net.Listen(parts.listen...); err != nil {
+	if err := client.AddTransport(h.BasicHost, upgrader); err != nil { // listens, too
 		return false, err
 	}
 	observed.Start(net)
