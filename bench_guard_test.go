@@ -24,6 +24,11 @@ const (
 	guardConnections = 0.6
 	// guardRounds are measured at least, and the medians compared.
 	guardRounds = 7
+	// guardChurn are opened and closed at least before memory is looked at, and as
+	// many after it; guardGrowth is how many bytes of both nodes each of the latter
+	// may leave behind.
+	guardChurn  = 20_000
+	guardGrowth = 400
 	// guardIdle is how many KiB an idle connection may take, in both nodes.
 	guardIdle = 24
 )
@@ -93,4 +98,19 @@ func BenchmarkGuardIdle(b *testing.B) {
 	held := idleMemory(b, t)
 	b.ReportMetric(0, "ns/op")
 	atMost(b, "KiB/idle-conn", held, guardIdle)
+}
+
+// BenchmarkGuardChurn looks for what connections leave behind. With a -benchtime of
+// 1000000x a tenth of them come before the first look.
+func BenchmarkGuardChurn(b *testing.B) {
+	t := startBenchTunnel(b, benchTCP, echo)
+	t.pings(b, max(b.N/10, guardChurn))
+	before, running := t.rss(b), t.metric(b, "go_goroutines")
+	count := max(b.N-b.N/10, guardChurn)
+	t.pings(b, count)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(before)/(1<<20), "MiB-before")
+	b.ReportMetric(float64(t.rss(b))/(1<<20), "MiB-after")
+	b.ReportMetric(t.metric(b, "go_goroutines")-running, "goroutines-more")
+	atMost(b, "bytes/conn-left", float64(t.rss(b)-before)/float64(count), guardGrowth)
 }

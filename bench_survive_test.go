@@ -130,17 +130,7 @@ func connectionsASecond(b *testing.B, t *benchTunnel) float64 {
 	b.Helper()
 	const count = 500
 	began := time.Now()
-	var workers sync.WaitGroup
-	for range 8 {
-		workers.Go(func() {
-			for range count / 8 {
-				if err := ping(t.addr); err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	}
-	workers.Wait()
+	t.pings(b, count)
 	return count / time.Since(began).Seconds()
 }
 

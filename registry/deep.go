@@ -1,12 +1,11 @@
 package registry
 
 // GrowStack has the calling goroutine's stack grow to 8 KiB at once, at the
-// start of one that is about to call deeply: otherwise it is copied each time
-// that it doubles, frame by frame, which is a tenth of what a short connection
-// costs. An idle goroutine's is halved by the garbage collector as before.
+// start of one that is about to call deeply, and ends soon: otherwise it is copied
+// each time that it doubles, frame by frame. One that waits would hold it until the next garbage collection.
 //
 //go:noinline
-func GrowStack() (first byte) {
+func GrowStack() byte {
 	var room [5 << 10]byte
 	return room[grown]
 }

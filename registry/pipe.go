@@ -77,7 +77,6 @@ func (s *Stream) unthrottle() {
 
 // carry copies one way, until it is parked or has ended.
 func (s *Stream) carry(w *way) {
-	GrowStack()
 	err := s.copyToEnd(w)
 	if err == errParked {
 		return
