@@ -514,7 +514,7 @@ func (n *Node) Conns(id string) (list []PeerConn) {
 		return 0
 	})
 	for _, c := range conns {
-		list = append(list, PeerConn{Path: n.describe(c, pathOf(c)), Inbound: c.Stat().Direction == network.DirInbound, Opened: c.Stat().Opened, conn: c})
+		list = append(list, PeerConn{Path: n.describe(c), Inbound: c.Stat().Direction == network.DirInbound, Opened: c.Stat().Opened, conn: c})
 	}
 	return list
 }

@@ -291,9 +291,11 @@ func pathOf(c network.Conn) registry.Path {
 	return p
 }
 
-// describe completes pathOf with what changes: the round trip, and what is left
-// of a relay's limit.
-func (n *Node) describe(c network.Conn, p registry.Path) registry.Path {
+// describe is pathOf with what changes.
+func (n *Node) describe(c network.Conn) registry.Path { return n.complete(c, pathOf(c)) }
+
+// complete adds what changes: the round trip, and what is left of a relay's limit.
+func (n *Node) complete(c network.Conn, p registry.Path) registry.Path {
 	p.RTTms = float64(n.prober.rtt(c).Microseconds()) / 1000
 	stat := c.Stat()
 	if bytes, ok := stat.Extra[client.StatLimitData].(uint64); ok && bytes > 0 {

@@ -445,7 +445,8 @@ func (n *Node) Open(ctx context.Context, id, name string) (registry.End, registr
 	if err != nil {
 		return nil, registry.Path{}, err
 	}
-	return n.newDialled(ctx, s), n.describe(s.Conn(), pathOf(s.Conn())), nil
+	end := n.newDialled(ctx, s)
+	return end, end.Path(), nil
 }
 
 func (n *Node) open(ctx context.Context, id string, name protocol.ID) (network.Stream, error) {
@@ -591,7 +592,7 @@ func (n *Node) Path(id string) (registry.Path, bool) {
 	if best == nil {
 		return registry.Path{}, false
 	}
-	return n.describe(best, pathOf(best)), true
+	return n.describe(best), true
 }
 
 func better(a, b network.Conn) bool {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -12,26 +13,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// congestionOf is the algorithm of a socket, after setOptions with that name.
-func congestionOf(t *testing.T, name string) string {
+// dialHere is a connection that nobody accepts, as libp2p has it and its socket.
+func dialHere(t *testing.T) (manet.Conn, syscall.RawConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	c, err := net.Dial("tcp", l.Addr().String())
 	must(t, err)
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
+	wrapped, err := manet.WrapNetConn(c)
+	must(t, err)
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	must(t, err)
+	return wrapped, raw
+}
+
+// congestionOf is the algorithm of a socket, after setOptions with that name.
+func congestionOf(t *testing.T, name string) string {
+	t.Helper()
+	wrapped, raw := dialHere(t)
 	ask := func() (name string) {
+		var err error
 		must(t, raw.Control(func(fd uintptr) { name, err = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION) }))
 		must(t, err)
 		return strings.TrimRight(name, "\x00")
 	}
 	must(t, raw.Control(func(fd uintptr) { setCongestionControl(fd, "reno") })) // so that there is something to change
 	if name == congestionControl {
-		wrapped, err := manet.WrapNetConn(c)
-		must(t, err)
 		setOptions(wrapped)
 	} else {
 		must(t, raw.Control(func(fd uintptr) { setCongestionControl(fd, name) }))
@@ -60,22 +69,14 @@ func TestASocketWithoutBBRStaysAsItWas(t *testing.T) {
 // without being under way, when that takes no more.
 func unsent(t *testing.T, wrap func(manet.Conn) manet.Conn) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	dialled, err := net.Dial("tcp", l.Addr().String())
-	must(t, err)
-	defer dialled.Close()
-	wrapped, err := manet.WrapNetConn(dialled)
-	must(t, err)
-	c := wrap(wrapped)
+	plain, raw := dialHere(t)
+	c := wrap(plain)
+	var err error
 	block := make([]byte, 64<<10)
 	for err == nil {
 		must(t, c.SetWriteDeadline(time.Now().Add(100*time.Millisecond))) // the kernel has no room, or it has
 		_, err = c.Write(block)
 	}
-	raw, err := dialled.(*net.TCPConn).SyscallConn()
-	must(t, err)
 	var n int
 	must(t, raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), siocOutQNSD) }))
 	must(t, err)
@@ -94,15 +95,8 @@ func TestASocketTakesNoMoreThanThePathsPaceSays(t *testing.T) {
 }
 
 func TestAPacedConnectionIsStillASocket(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	dialled, err := net.Dial("tcp", l.Addr().String())
-	must(t, err)
-	defer dialled.Close()
-	wrapped, err := manet.WrapNetConn(dialled)
-	must(t, err)
-	c := newPaced(wrapped)
+	plain, _ := dialHere(t)
+	c := newPaced(plain)
 	if _, ok := c.(*pacedConn); !ok {
 		t.Fatalf("a %T", c)
 	}

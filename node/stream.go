@@ -61,7 +61,7 @@ func (s *streamEnd) Path() registry.Path {
 		fixed = &p
 		s.path.Store(fixed)
 	}
-	return s.node.describe(s.Conn(), *fixed)
+	return s.node.complete(s.Conn(), *fixed)
 }
 
 func (s *streamEnd) Read(b []byte) (int, error) {

@@ -80,11 +80,12 @@ var ErrNotAStream = errors.New("connection can't be half-closed")
 // ErrNotReadable: this system knows no ReadyReader.
 var ErrNotReadable = errors.New("can't wait for bytes without a buffer")
 
-// NewConnEnd makes an End of a TCP or unix connection, which it then owns. TCP's
-// has Nagle's algorithm off, as package net makes it.
+// NewConnEnd makes an End of a TCP or unix connection, which it then owns. It
+// turns Nagle's algorithm off.
 func NewConnEnd(c net.Conn) (End, error) {
 	switch c := c.(type) {
 	case *net.TCPConn:
+		_ = c.SetNoDelay(true) // the default of Go, said once more
 		return newConnEnd(c, c.SetLinger), nil
 	case *net.UnixConn:
 		return newConnEnd(c, func(int) error { return nil }), nil

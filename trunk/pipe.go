@@ -36,8 +36,7 @@ const (
 	// historyMin and historyMax bound what is kept until it is acknowledged, in
 	// bytes: it grows with need, beyond historyFree where the link makes who
 	// writes wait, or a round trip shows that it is the path's length that needs it,
-	// and no queue on the way. It bounds
-	// the rate to historyMax a round trip.
+	// and no queue on the way. It bounds the rate to historyMax a round trip.
 	historyMin  = 256 << 10
 	historyFree = 1 << 20
 	historyMax  = 16 << 20
@@ -398,14 +397,8 @@ func (a *attachment) isSlow() bool { return a != nil && a.trip.isSlow() }
 
 // mayGrow says that a longer history can help. Call it with mu held.
 func (p *pipe) mayGrow() bool {
-	switch a := p.link; {
-	case p.limit < historyFree:
-		return true
-	case p.limit >= historyMax || a == nil:
-		return false
-	default:
-		return a.waits || a.trip.isShort()
-	}
+	a := p.link
+	return p.limit < historyFree || p.limit < historyMax && a != nil && (a.waits || a.trip.isShort())
 }
 
 // waitsOn says that a link's Write waits while more than a little waits to be sent,
