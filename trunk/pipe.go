@@ -235,16 +235,22 @@ func (p *pipe) Close() error {
 	return nil
 }
 
-// wait returns when a pipe that has ended has said its last frame, or after
-// farewell.
+// wait returns when the peer has had the last frame of a pipe that has ended, or
+// after farewell. Nobody may be in Read. It takes what still comes until the peer
+// lets go of the link too: what carries the link is closed next, and a socket
+// that is closed with bytes unread is reset, and takes from the peer what that
+// has not read (RFC 2525, 2.17).
 func (p *pipe) wait() {
 	p.mu.Lock()
 	a := p.newest
 	said := a != nil && a.last != nil
 	p.mu.Unlock()
-	if said {
-		<-a.done
+	if !said {
+		return
 	}
+	<-a.done
+	_ = a.SetReadDeadline(time.Time{})
+	_, _ = io.Copy(io.Discard, a.Link)
 }
 
 // flush waits until all that was written has arrived, or for limit; not while

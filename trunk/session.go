@@ -377,15 +377,17 @@ func (s *session) cutOff(code proto.Code) {
 
 // finish ends a session whose streams have ended, after what they have said
 // last has arrived, or for as long as limit, and returns when the peer has been
-// told, or can't be: its caller may close next what carries the link.
+// told, or can't be, by farewell later: its caller may close next what carries
+// the link.
 func (s *session) finish(code proto.Code, limit time.Duration) {
+	by := time.Now().Add(limit)
 	s.mu.Lock()
 	c := s.control
 	s.mu.Unlock()
 	if c != nil {
 		c.flush(limit)
 	}
-	s.pipe.flush(limit)
+	s.pipe.flush(time.Until(by))
 	s.end(code)
 	s.pipe.wait()
 }
