@@ -251,7 +251,7 @@ func TestAHostileServerIsGivenUp(t *testing.T) {
 // The newest credit is what the peer hears last, whoever gives it: an older
 // total in its place would leave the sender waiting for ever.
 func TestTheNewestCreditIsWhatIsSaid(t *testing.T) {
-	st := newStream(&session{control: newControl(nil)}, new(yamux.Stream))
+	st := newStream(&session{pipe: newPipe(nil, nil), control: newControl(nil)}, new(yamux.Stream))
 	for range 500 {
 		st.consumed, st.granted, st.window = 0, windowStart, windowStart
 		clear(st.s.control.words[ctlCredit])

@@ -191,15 +191,24 @@ func TestWhatNoPeerMaySendEndsItsSessionAtOnce(t *testing.T) {
 }
 
 // TestANewStreamHasLittleCredit: until it is taken, which nobody does here. Once
-// it is, more is given, so over a link it depends on who is quicker.
+// it is, more is given, so over a link it depends on who is quicker. What was
+// promised it holds too.
 func TestANewStreamHasLittleCredit(t *testing.T) {
-	for n, within := range map[int]bool{leastWindow: true, leastWindow + 1: false} {
+	for n, c := range map[int]struct{ within, promised bool }{
+		leastWindow: {true, false}, leastWindow + 1: {false, false}, aheadWindow: {true, true}, aheadWindow + 1: {false, true},
+	} {
 		s, err := newSession(NewBudget(DefaultBudget), false, func(*attachment, error) {})
 		must(t, err)
 		must(t, s.arrived(controlID, muxSYN))
+		if c.promised {
+			s.control = newControl(nil)
+			s.highest = controlID
+			s.promise()
+			s.control = nil
+		}
 		must(t, s.arrived(3, muxSYN))
 		_, err = s.deliver(3, newBody(maxBody), n)
-		if (err == nil) != within || err != nil && !errors.Is(err, errFrame) {
+		if (err == nil) != c.within || err != nil && !errors.Is(err, errFrame) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 		s.end(proto.CodeNone)

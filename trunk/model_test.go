@@ -557,9 +557,13 @@ func (m *model) finish() {
 		if len(s.streams) != 0 || len(s.early) != 0 || s.live != 0 {
 			m.t.Errorf("the %s keeps %d streams, %d early ones; %d live", side, len(s.streams), len(s.early), s.live)
 		}
+		want := int64(trunkMin)
+		if !s.initer {
+			want += aheadWindow * int64(len(s.ahead))
+		}
 		s.mu.Unlock()
-		if used := s.budget.Used(); used != trunkMin {
-			m.t.Errorf("the %s uses %d bytes at rest, want %d", side, used, trunkMin)
+		if used := s.budget.Used(); used != want {
+			m.t.Errorf("the %s uses %d bytes at rest, want %d", side, used, want)
 		}
 	}
 	m.close()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"p2ptun/proto"
@@ -90,6 +91,8 @@ type pipe struct {
 	due      bool   // an ack is, whether or not there is data to send with it
 	late     *time.Timer
 
+	quickest atomic.Int64 // round trip of the link, in ns; 0 before it was measured
+
 	link     *attachment // nil while there is none
 	last     Link        // the newest; nil before the first
 	newest   *attachment // likewise
@@ -152,6 +155,7 @@ func (p *pipe) attach(l Link, peerReceived, told uint64) (a *attachment, had boo
 	p.told = told // what came since over the old link is acknowledged over the new
 	p.due = p.told < p.received
 	p.link, p.last = a, l
+	p.quickest.Store(0)
 	a.wake()
 	p.changed.Broadcast()
 	p.newest = a
@@ -404,7 +408,7 @@ func (a *attachment) isSlow() bool { return a != nil && a.trip.isSlow() }
 // mayGrow says that a longer history can help. Call it with mu held.
 func (p *pipe) mayGrow() bool {
 	a := p.link
-	return p.limit < historyFree || p.limit < historyMax && a != nil && (a.waits || a.trip.isShort())
+	return p.limit < historyFree || p.limit < historyMax && a != nil && (a.waits && a.trip.holds(p.limit) || a.trip.isShort())
 }
 
 // waitsOn says that a link's Write waits while more than a little waits to be sent,
@@ -650,6 +654,7 @@ func (p *pipe) readHeader(a *attachment) error {
 		return fmt.Errorf("%w: acknowledges %d of %d", errFrame, h.offset, p.most)
 	case h.kind == kindAck:
 		a.trip.end(h.offset)
+		p.quickest.Store(int64(a.trip.least))
 		p.acknowledge(h.offset)
 	case h.offset > p.received:
 		return fmt.Errorf("%w: offset %d after %d", errFrame, h.offset, p.received)

@@ -18,6 +18,11 @@ const (
 	// tidyEvery is how often what idle streams hold is looked at: who moved
 	// nothing in between gives back what it does not need.
 	tidyEvery = 5 * time.Second
+	// aheadStreams of the peer's that it has not opened yet may send aheadWindow
+	// bytes, where the budget has room: else each would begin with a round trip of
+	// waiting after leastWindow.
+	aheadStreams = 8
+	aheadWindow  = 32 << 10
 	// trunkMin is what each trunk takes of the budget, in bytes.
 	trunkMin = historyMin + historySmall + 2*maxData
 )
@@ -35,10 +40,12 @@ type session struct {
 	control *control  // nil until the first stream is there
 	words   int64     // bytes for the control stream that came before that
 	streams map[uint32]*Stream
-	early   map[uint32]early // streams of the peer's that are not taken yet, or were refused
-	live    int              // streams that have not left
-	highest uint32           // id of the newest stream of the peer's
-	next    uint32           // id of the one that it opens next
+	early   map[uint32]early  // streams of the peer's that are not taken yet, or were refused
+	ahead   map[uint32]uint64 // first credits of streams that are not open yet, above leastWindow: given by the accepting side
+	live    int               // streams that have not left
+	highest uint32            // id of the newest stream of the peer's
+	opened  uint32            // id of the newest of ours
+	next    uint32            // id of the one that the peer opens next
 	code    proto.Code
 	over    bool
 	fate    registry.TrunkStatus
@@ -70,7 +77,7 @@ func muxConfig() *yamux.Config {
 // stream is opened, on the other it is the first to come. Errors: no memory
 // left.
 func newSession(whole *Budget, initer bool, away func(*attachment, error)) (*session, error) {
-	s := &session{budget: whole.part(trunkBudget), initer: initer, streams: map[uint32]*Stream{}, early: map[uint32]early{}}
+	s := &session{budget: whole.part(trunkBudget), initer: initer, streams: map[uint32]*Stream{}, early: map[uint32]early{}, ahead: map[uint32]uint64{}}
 	s.came.L = &s.mu
 	if s.next = controlID; initer {
 		s.next = 2
@@ -105,6 +112,10 @@ func (s *session) begin(first *yamux.Stream) {
 	s.mu.Lock()
 	s.control = c
 	c.unread.Store(s.words)
+	if !s.initer {
+		s.highest = first.StreamID()
+	}
+	s.promise()
 	s.mu.Unlock()
 	s.tasks.Go(func() { c.send(s.pipe.ended) })
 	s.tasks.Go(func() { s.obey(c) })
@@ -119,9 +130,44 @@ func (s *session) obey(c *control) {
 			return
 		}
 		c.unread.Add(-ctlSize)
-		if st := s.find(id); st != nil { // else it is gone here
+		switch st := s.find(id); {
+		case st != nil:
 			st.obey(kind, value)
+		case kind == ctlCredit:
+			s.promised(id, value)
+		} // else it is gone here
+	}
+}
+
+// promise gives streams that the peer has not opened yet their first credit. Call
+// it with mu held.
+func (s *session) promise() {
+	if s.over || s.initer {
+		return
+	}
+	for id := s.highest + 2; id <= s.highest+2*aheadStreams; id += 2 {
+		if _, done := s.ahead[id]; done {
+			continue
 		}
+		if !s.budget.take(aheadWindow, budgetForStart) {
+			return
+		}
+		s.ahead[id] = aheadWindow
+		s.control.say(ctlCredit, id, aheadWindow)
+	}
+}
+
+// promised keeps what the peer gives a stream that we have not opened yet, or
+// have just.
+func (s *session) promised(id uint32, credit uint64) {
+	s.mu.Lock()
+	st := s.streams[id]
+	if st == nil && s.initer && !s.isTheirs(id) && id > s.opened && id <= s.opened+4*aheadStreams {
+		s.ahead[id] = min(credit, windowMax)
+	}
+	s.mu.Unlock()
+	if st != nil {
+		st.allow(credit)
 	}
 }
 
@@ -155,8 +201,10 @@ func (s *session) open() (*Stream, error) {
 		s.budget.give(leastWindow)
 		return nil, err
 	}
+	s.opened = ys.StreamID()
 	st := newStream(s, ys)
-	s.streams[ys.StreamID()] = st
+	st.credit = max(st.credit, s.firstCredit(s.opened))
+	s.streams[s.opened] = st
 	s.live++
 	st.widen(windowStart, budgetForStart)
 	return st, nil
@@ -188,8 +236,12 @@ func (s *session) admit(ys *yamux.Stream) *Stream {
 	defer s.mu.Unlock()
 	s.highest = id
 	s.came.Broadcast()
-	e := s.early[id]
-	if s.over || len(s.streams) >= MaxStreams || !s.budget.take(leastWindow, 1) {
+	e, window := s.early[id], s.firstCredit(id)
+	defer s.promise()
+	if s.over || len(s.streams) >= MaxStreams || window == leastWindow && !s.budget.take(leastWindow, 1) {
+		if window > leastWindow {
+			s.budget.give(int64(window))
+		}
 		if e.refused, e.data = true, nil; e.fin {
 			delete(s.early, id)
 		} else {
@@ -205,6 +257,7 @@ func (s *session) admit(ys *yamux.Stream) *Stream {
 	}
 	delete(s.early, id)
 	st := newStream(s, ys)
+	st.window, st.granted = window, window
 	st.got, st.fin = uint64(len(e.data)), e.fin
 	if len(e.data) > 0 {
 		st.inbox.put(e.data)
@@ -212,6 +265,14 @@ func (s *session) admit(ys *yamux.Stream) *Stream {
 	s.streams[id] = st
 	s.live++
 	return st
+}
+
+// firstCredit is what a stream that is about to be may send from the start. Call
+// it with mu held.
+func (s *session) firstCredit(id uint32) uint64 {
+	credit := max(s.ahead[id], leastWindow)
+	delete(s.ahead, id)
+	return credit
 }
 
 // deliver gives a stream what came for it, before yamux would see it; kept says
@@ -228,7 +289,7 @@ func (s *session) deliver(id uint32, whole *body, n int) (kept bool, err error) 
 	if !known || e.refused {
 		return false, nil
 	}
-	if len(e.data)+n > leastWindow {
+	if uint64(len(e.data)+n) > max(s.ahead[id], leastWindow) {
 		return false, fmt.Errorf("%w: %d bytes beyond a new stream's credit", errFrame, n)
 	}
 	e.data = append(e.data, whole.b[:n]...)
@@ -365,6 +426,12 @@ func (s *session) end(code proto.Code) {
 		st.release()
 	}
 	s.budget.give(trunkMin)
+	if !s.initer {
+		s.mu.Lock()
+		s.budget.give(aheadWindow * int64(len(s.ahead)))
+		clear(s.ahead)
+		s.mu.Unlock()
+	}
 }
 
 // cutOff ends the streams that live here at once; the peer learns it by the

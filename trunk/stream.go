@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -14,11 +15,15 @@ import (
 
 const (
 	// leastWindow is what each stream may send from the start, and windowStart
-	// what it is told next, where the budget has room; then it doubles each time
-	// that the sender has used it up while the reader keeps up, to windowMax.
+	// what it is told next, where the budget has room; then it doubles to windowMax
+	// while the reader keeps up, each time that half of it was used within
+	// windowTrips: it is to be ahead of a sender that doubles its rate each round
+	// trip. Where no round trip was measured, each time that the sender has used it
+	// up.
 	leastWindow = 4 << 10
 	windowStart = 256 << 10
 	windowMax   = 16 << 20
+	windowTrips = 4
 	// maxBody is what one yamux frame carries: with its header it fills a chunk.
 	maxBody   = maxData - muxHeader
 	smallBody = smallData - muxHeader
@@ -56,6 +61,7 @@ type Stream struct {
 	consumed, granted uint64                  // that we have read, and given in all
 	grown             uint64                  // granted when the window grew last
 	starved           bool                    // the sender has used that up since
+	given             time.Duration           // when credit was given last, of the process's time
 	calm              uint64                  // consumed when tidy looked last
 	window            uint64                  // that is reserved of the budget
 	reclaiming        bool                    // the peer is to say how much of the credit it keeps: none is given before
@@ -295,7 +301,14 @@ func (st *Stream) grant() {
 	}
 	st.granted = st.consumed + st.window
 	st.s.control.say(ctlCredit, st.ys.StreamID(), st.granted)
+	before := st.given
+	st.given = time.Since(processStart)
+	if trips := windowTrips * time.Duration(st.s.pipe.quickest.Load()); before != 0 && st.given-before < trips {
+		st.starved = true
+	}
 }
+
+var processStart = time.Now()
 
 // widen gives the stream a larger window, if the budget allows it.
 func (st *Stream) widen(to uint64, fraction float64) {
@@ -307,7 +320,7 @@ func (st *Stream) widen(to uint64, fraction float64) {
 	}
 	st.window = to
 	st.granted = st.consumed + to
-	st.grown = st.granted
+	st.grown, st.given = st.granted, time.Since(processStart)
 	st.s.control.say(ctlCredit, st.ys.StreamID(), st.granted)
 }
 

@@ -56,3 +56,13 @@ func (t *trip) isSlow() bool { return t.frame > slowFrame }
 // isShort says that no more waits on the way than the way itself holds: the
 // last round trip took at most twice as long as the quickest.
 func (t *trip) isShort() bool { return t.last > 0 && t.last <= 2*t.least }
+
+// lossTrips is how many of the quickest round trips it may take until a byte that
+// was lost, with those that repeat it, and all behind it are acknowledged.
+const lossTrips = 8
+
+// holds says that so many bytes go to the peer within lossTrips, by the last
+// measurement: more would wait where the peer reads, which no sender's pace sees.
+func (t *trip) holds(n int) bool {
+	return t.least > 0 && float64(n)*float64(t.frame) <= lossTrips*maxData*float64(t.least)
+}

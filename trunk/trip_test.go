@@ -114,30 +114,35 @@ type waitingLink struct{ *fakeLink }
 
 func (waitingLink) Waits() bool { return true }
 
-// TestALinkThatMakesItsWriterWaitBoundsNoHistory: what is longer than its path
-// says is what was lost on the way.
-func TestALinkThatMakesItsWriterWaitBoundsNoHistory(t *testing.T) {
-	for _, waits := range []bool{false, true} {
+// TestALinkThatMakesItsWriterWaitHasALongHistory: what is longer than its path
+// says is what was lost on the way, up to lossTrips; more waits for its reader.
+func TestALinkThatMakesItsWriterWaitHasALongHistory(t *testing.T) {
+	const trip, frames = time.Millisecond, historyFree / maxData
+	for _, c := range []struct {
+		waits bool
+		frame time.Duration
+		want  bool
+	}{{false, trip, false}, {true, trip, true}, {true, lossTrips * trip / (frames + 1), true}, {true, lossTrips*trip/frames + 1, false}} {
 		p := newPipe(NewBudget(DefaultBudget).part(trunkBudget), func(*attachment, error) {})
 		link, peer := newFakeLink(-1, -1, false)
 		var l Link = link
-		if waits {
+		if c.waits {
 			l = waitingLink{link}
 		}
 		a, _, err := p.attach(l, 0, 0)
 		must(t, err)
 		p.mu.Lock()
-		a.trip.least, a.trip.last = time.Millisecond, time.Second
-		if p.limit = historyFree; p.mayGrow() != waits {
-			t.Errorf("waits %v: %v", waits, !waits)
+		a.trip.least, a.trip.last, a.trip.frame = trip, time.Second, c.frame
+		if p.limit = historyFree; p.mayGrow() != c.want {
+			t.Errorf("%+v: %v", c, !c.want)
 		}
 		if p.limit = historyMax; p.mayGrow() {
-			t.Errorf("waits %v: beyond historyMax", waits)
+			t.Errorf("%+v: beyond historyMax", c)
 		}
 		p.mu.Unlock()
 		p.end(0)
-		p.wait()
 		peer.Reset()
+		p.wait()
 	}
 }
 
@@ -163,8 +168,8 @@ func TestLittleWaitsOnASlowLink(t *testing.T) {
 			t.Errorf("a frame takes %s: of %d bytes", c.frame, room)
 		}
 		p.end(0)
-		p.wait()
 		peer.Reset()
+		p.wait()
 	}
 }
 

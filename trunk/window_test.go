@@ -1,0 +1,89 @@
+package trunk
+
+import (
+	"io"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// TestAWindowIsAheadOfItsSender: one that waited until it is used up would hold
+// back a sender that doubles its rate each round trip, once each time.
+func TestAWindowIsAheadOfItsSender(t *testing.T) {
+	const trip = 100 * time.Millisecond
+	for _, c := range []struct {
+		trip, half time.Duration // that the use of half a window takes
+		unread     uint64
+		want       uint64
+	}{
+		{trip, windowTrips*trip - 1, 0, 2 * windowStart},
+		{trip, windowTrips * trip, 0, windowStart},
+		{trip, 0, 1, windowStart},
+		{0, 0, 0, windowStart},
+	} {
+		bubble(t, func(t *testing.T) {
+			p := newPipe(nil, func(*attachment, error) {})
+			p.quickest.Store(int64(c.trip))
+			st := newStream(&session{pipe: p, control: newControl(nil)}, new(yamux.Stream))
+			st.widen(windowStart, budgetForAll)
+			time.Sleep(c.half)
+			st.got += windowStart/2 + c.unread
+			st.consume(windowStart / 2)
+			if st.window != c.want {
+				t.Errorf("%+v: a window of %d", c, st.window)
+			}
+		})
+	}
+}
+
+// TestAnUploadBeginsWithoutWaiting: a form or the start of a file is at the far end
+// after one way of the link, with the credit that its stream was given before it
+// was opened; of more streams than are foreseen too, once the first are there.
+func TestAnUploadBeginsWithoutWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		came := make(chan time.Time, 3*aheadStreams)
+		w := newFakeWorld(plan{}, func(st *Stream) {
+			if _, err := io.CopyN(io.Discard, st, aheadWindow); err == nil {
+				came <- time.Now()
+			}
+			_ = st.Close()
+		})
+		w.far()
+		for round := range 3 {
+			began := time.Now()
+			for range aheadStreams {
+				st := w.ask(t, 'u')
+				_, err := st.Write(make([]byte, aheadWindow-1))
+				must(t, err)
+				must(t, st.CloseWrite())
+			}
+			for range aheadStreams {
+				if took := (<-came).Sub(began); took > farDelay && round > 0 {
+					t.Errorf("round %d: %s", round, took)
+				}
+			}
+			time.Sleep(2 * farDelay)
+		}
+		w.close()
+	})
+}
+
+// TestCreditForAStreamThatIsNotThereIsForgotten: only what may be opened next is
+// noted, and of a side that opens none nothing.
+func TestCreditForAStreamThatIsNotThereIsForgotten(t *testing.T) {
+	for initer, want := range map[bool]int{true: 2 * aheadStreams, false: 0} {
+		s := &session{initer: initer, ahead: map[uint32]uint64{}, opened: 101}
+		for id := range uint32(1000) {
+			s.promised(id, 1<<40)
+		}
+		if len(s.ahead) != want {
+			t.Errorf("initer %v: %d streams", initer, len(s.ahead))
+		}
+		for id, credit := range s.ahead {
+			if id <= s.opened || credit > windowMax {
+				t.Errorf("stream %d: %d bytes", id, credit)
+			}
+		}
+	}
+}
