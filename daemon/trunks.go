@@ -229,9 +229,12 @@ func (o *opener) trunk(peer string) *trunk.Client {
 // close releases the trunks, with the streams that still live on them.
 func (o *opener) close() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, end := range o.ends {
-		end()
-	}
+	ends := o.ends
 	o.ends = nil
+	o.mu.Unlock()
+	var ending sync.WaitGroup
+	for _, end := range ends { // a peer that is silent is waited for
+		ending.Go(end)
+	}
+	ending.Wait()
 }

@@ -234,6 +234,47 @@ func TestWindowsGrowWithNeedAndAreGivenBack(t *testing.T) {
 	await(t, "memory is given back", func() bool { spans, used := scope.holds(); return spans == 0 && used == 0 })
 }
 
+// TestAWindowIsAheadOfItsSender: one that grew too late would hold back a sender
+// that doubles its rate each round trip.
+func TestAWindowIsAheadOfItsSender(t *testing.T) {
+	const trip = 100 * time.Millisecond
+	for _, c := range []struct {
+		trip, took   time.Duration // until a part of the window is used
+		part, window uint32
+		memory       int
+	}{
+		{trip, windowTrips/2*trip - 1, windowStart / 4, 4 * windowStart, windowMax},
+		{trip, windowTrips/2*trip - 1, windowStart / 4, 2 * windowStart, 4*windowStart - 1},
+		{trip, windowTrips/2*trip - 1, windowStart / 4, windowStart, 2*windowStart - 1},
+		{trip, windowTrips*trip - 1, windowStart / 4, 2 * windowStart, windowMax},
+		{trip, windowTrips * trip, windowStart / 4, windowStart, windowMax},
+		{trip, 0, windowStart/4 - 1, windowStart, windowMax},
+		{0, 0, windowStart / 4, windowStart, windowMax},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			x, y := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, y) }()
+			scope := newScope(c.memory)
+			s := newSession(x, true, scope)
+			span, err := scope.BeginSpan()
+			must(t, err)
+			must(t, span.ReserveMemory(windowStart, network.ReservationPriorityAlways))
+			s.trip.Store(int64(c.trip))
+			st := newStream(s, 1, span)
+			time.Sleep(c.took)
+			st.consume(int(c.part))
+			if st.window != c.window {
+				t.Errorf("%+v: a window of %d", c, st.window)
+			}
+			if due := c.window + c.part; c.part == windowStart/4 && st.due != due {
+				t.Errorf("%+v: the peer may send %d, not %d", c, st.due, due)
+			}
+			_ = x.Close()
+			_ = y.Close()
+		})
+	}
+}
+
 // delayed hides what a connection can beyond net.Conn.
 type delayed struct{ net.Conn }
 

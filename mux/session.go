@@ -20,9 +20,12 @@ const ID protocol.ID = "/yamux/1.0.0"
 
 const (
 	// windowStart is what each stream may send from the start, in bytes, as the
-	// protocol has it; a window grows to windowMax where the reader keeps up.
+	// protocol has it; a window grows to windowMax where the reader keeps up: it
+	// doubles where credit is renewed within windowTrips round trips, and twice
+	// within half as many.
 	windowStart = 256 << 10
 	windowMax   = 16 << 20
+	windowTrips = 8
 	// backlog bounds the streams that the peer has opened and nobody has taken
 	// yet, and those of ours that the peer has not taken.
 	backlog = 256

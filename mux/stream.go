@@ -164,27 +164,49 @@ func (st *stream) opening() (flags uint16) {
 }
 
 // consume counts what was read, and lets the peer send as much again once that
-// is half of the window.
+// is half of the window; a quarter of the first, which a sender that has just begun
+// is through with before it hears of a larger one.
 func (st *stream) consume(n int) {
 	st.mu.Lock()
 	st.used += uint32(n)
-	if st.used < st.window/2 || st.eof || st.gone {
+	part := st.window / 2
+	if st.window == windowStart {
+		part /= 2
+	}
+	if st.used < part || st.eof || st.gone {
 		st.mu.Unlock()
 		return
 	}
 	now := time.Now()
-	more := st.used
-	if trip := st.s.roundTrip(); trip > 0 && now.Sub(st.told) < 4*trip && st.window < windowMax {
-		if grow := min(st.window, windowMax-st.window); st.span.ReserveMemory(int(grow), network.ReservationPriorityMedium) == nil {
-			st.window += grow
-			more += grow
-		}
-	}
+	more := st.used + st.grow(now.Sub(st.told))
 	st.used, st.told = 0, now
 	st.due += more
 	st.s.out.later(header{kind: kindWindow, flags: st.opening(), id: st.id, length: more})
 	st.mu.Unlock()
 	st.s.out.flush()
+}
+
+// grow makes the window larger where credit has lasted for that little time, and
+// the scope has room: it is to be ahead of a sender that doubles its rate each
+// round trip, or triples it. Call it with mu held.
+func (st *stream) grow(took time.Duration) (by uint32) {
+	trip, most := st.s.roundTrip(), windowMax-st.window
+	if took < windowTrips/2*trip {
+		by = st.reserve(min(3*st.window, most))
+	}
+	if by == 0 && took < windowTrips*trip {
+		by = st.reserve(min(st.window, most))
+	}
+	st.window += by
+	return by
+}
+
+// reserve takes bytes of the scope, 0 where it has not as many.
+func (st *stream) reserve(n uint32) uint32 {
+	if n > 0 && st.span.ReserveMemory(int(n), network.ReservationPriorityMedium) != nil {
+		return 0
+	}
+	return n
 }
 
 // expect counts what the peer is about to send; false where that is more than

@@ -21,8 +21,11 @@ const (
 	// that comes ends them.
 	retryMin = 100 * time.Millisecond
 	retryMax = 2 * time.Second
-	// moveLimit bounds a move.
+	// moveLimit bounds a move, and moveGrace how long it may go on without the link
+	// that it leaves, once it has said hello: the peer resets that with its answer,
+	// which may be here later.
 	moveLimit = 15 * time.Second
+	moveGrace = 500 * time.Millisecond
 )
 
 // Client keeps a trunk to one protocol of one peer: the side that opens it, and
@@ -47,6 +50,7 @@ type Client struct {
 	closed bool
 	cur    *outgoing
 	making chan struct{} // closed when the trunk that is being made is, or is not
+	giveUp func()        // ends the making
 	tasks  sync.WaitGroup
 	calm   hysteresis
 	moving atomic.Bool // one Move at a time
@@ -155,6 +159,8 @@ func (c *Client) trunk(ctx context.Context) (*outgoing, error) {
 			return o, nil
 		case c.making == nil:
 			c.making = make(chan struct{})
+			ctx, c.giveUp = context.WithCancel(ctx)
+			defer c.giveUp()
 			c.mu.Unlock()
 			return c.make(ctx)
 		}
@@ -170,23 +176,26 @@ func (c *Client) trunk(ctx context.Context) (*outgoing, error) {
 
 func (c *Client) make(ctx context.Context) (*outgoing, error) {
 	o, err := c.begin(ctx)
-	if closed := c.made(o); err == nil && closed {
-		o.end(proto.CodeClosed) // without locks: it waits for a reader that may be in away
-		return nil, &registry.ResetError{Code: proto.CodeClosed, Err: errEnded}
+	if err == nil && !c.keeps(o) {
+		o.finish(proto.CodeClosed, 0) // without locks: it waits for a reader that may be in away
+		o.tasks.Wait()
+		o, err = nil, &registry.ResetError{Code: proto.CodeClosed, Err: errEnded}
 	}
-	return o, err
-}
-
-// made notes what make has made, nil for nothing, unless the client is closed.
-func (c *Client) made(o *outgoing) (closed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	close(c.making)
 	c.making = nil
-	if o != nil && !c.closed {
+	return o, err
+}
+
+// keeps notes what make has made, unless the client is closed.
+func (c *Client) keeps(o *outgoing) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
 		c.cur = o
 	}
-	return c.closed
+	return !c.closed
 }
 
 // begin makes a new session with its first link.
@@ -233,7 +242,7 @@ func (c *Client) join(ctx context.Context, o *outgoing, h hello) (replayed uint6
 	if !h.move && isClosed(o.isLinked()) {
 		return 0, nil // a move was there before
 	}
-	link, err := c.Dial(ctx)
+	link, err := c.dial(ctx, o, h)
 	if err != nil {
 		return 0, err
 	}
@@ -243,6 +252,11 @@ func (c *Client) join(ctx context.Context, o *outgoing, h hello) (replayed uint6
 	}
 	o.attempt++
 	h.session, h.attempt, h.received, h.survive = o.id, o.attempt, o.pipe.position(), c.Survive
+	if h.move {
+		var stop func()
+		ctx, stop = o.whileLinked(ctx, moveGrace)
+		defer stop()
+	}
 	a, err := greet(ctx, link, h)
 	if err != nil {
 		link.Reset()
@@ -257,6 +271,24 @@ func (c *Client) join(ctx context.Context, o *outgoing, h hello) (replayed uint6
 	}
 	o.hasLink(now, min(c.Survive, a.survive))
 	return o.pipe.replays() - before, nil
+}
+
+// dial gives a link on which nothing was said.
+func (c *Client) dial(ctx context.Context, o *outgoing, h hello) (Link, error) {
+	if h.move {
+		var stop func()
+		ctx, stop = o.whileLinked(ctx, 0)
+		defer stop()
+	}
+	link, err := c.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil { // before the peer makes a session of it
+		link.Reset()
+		return nil, err
+	}
+	return link, nil
 }
 
 // hasLink notes a new link, unless it is lost already: away has passed, or
@@ -284,15 +316,22 @@ func (o *outgoing) hasNone(a *attachment) bool {
 	return true
 }
 
-// whileLinked gives a context that ends after limit, and with the link that
-// there is: then a resume is to come, which waits for nothing else. Call stop.
-func (o *outgoing) whileLinked(ctx context.Context, limit time.Duration) (of context.Context, stop func()) {
-	of, cancel := context.WithTimeout(ctx, limit)
+// whileLinked gives a context that ends with the link that there is, or grace
+// later: then a resume is to come, which waits for nothing else. Call stop.
+func (o *outgoing) whileLinked(ctx context.Context, grace time.Duration) (of context.Context, stop func()) {
+	of, cancel := context.WithCancel(ctx)
 	gone := o.pipe.lastGone()
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
 		case <-gone:
+		case <-of.Done():
+			return
+		}
+		late := time.NewTimer(grace)
+		defer late.Stop()
+		select {
+		case <-late.C:
 			cancel()
 		case <-of.Done():
 		}
@@ -350,6 +389,8 @@ func (c *Client) away(o *outgoing, a *attachment, why error) {
 		}
 		o.resuming <- struct{}{}
 		defer func() { <-o.resuming }()
+		o.joining <- struct{}{} // the loss may be part of a move
+		<-o.joining
 		if o.pipe.isNewest(a) {
 			c.resume(o, why)
 		}
@@ -468,8 +509,8 @@ func (c *Client) Move(ctx context.Context) error {
 	if o == nil || !isClosed(o.isLinked()) {
 		return nil
 	}
-	ctx, stop := o.whileLinked(ctx, moveLimit)
-	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, moveLimit)
+	defer cancel()
 	from := o.pipe.path()
 	replayed, err := c.join(ctx, o, hello{resume: true, move: true})
 	if errors.Is(err, errNoBetter) {
@@ -489,8 +530,14 @@ func (c *Client) Move(ctx context.Context) error {
 func (c *Client) Close(code proto.Code) {
 	c.mu.Lock()
 	c.closed = true
-	o := c.cur
+	o, making := c.cur, c.making
+	if making != nil {
+		c.giveUp()
+	}
 	c.mu.Unlock()
+	if making != nil {
+		<-making
+	}
 	if o != nil {
 		o.finish(code, finishLimit)
 		o.tasks.Wait()

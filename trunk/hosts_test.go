@@ -288,9 +288,18 @@ func (w *hostWorld) reserve(t testing.TB, at peer.AddrInfo) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	must(t, w.to.Connect(ctx, at))
-	_, err := client.Reserve(ctx, w.to, at)
-	must(t, err)
+	err := w.to.Connect(ctx, at)
+	for ; ctx.Err() == nil; err = w.to.Connect(ctx, at) {
+		if err == nil {
+			_, err = client.Reserve(ctx, w.to, at)
+		}
+		if err == nil {
+			return
+		}
+		t.Logf("reserve: %v", err) // over a connection of a relay that was killed just now
+		_ = w.to.Network().ClosePeer(at.ID)
+	}
+	t.Errorf("reserve: %v", err)
 }
 
 // over is a dial over a fresh circuit.

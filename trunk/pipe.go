@@ -500,9 +500,9 @@ func (p *pipe) rest(a *attachment) {
 	if p.link != nil && (p.link != a || p.sent < p.history.next || p.due) {
 		p.link.wake()
 	}
-	if p.link != a && a.last != nil && !a.said {
-		a.said = true
-		go a.sayLast()
+	if n := p.newest; p.link != n && n.last != nil && !n.said { // who wrote may have been on an older link
+		n.said = true
+		go n.sayLast()
 	}
 }
 

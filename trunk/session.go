@@ -145,7 +145,11 @@ func (s *session) promise() {
 	if s.over || s.initer {
 		return
 	}
-	for id := s.highest + 2; id <= s.highest+2*aheadStreams; id += 2 {
+	for i := range uint32(aheadStreams) {
+		id := s.highest + 2*(i+1)
+		if id < s.highest {
+			return // there are no more ids
+		}
 		if _, done := s.ahead[id]; done {
 			continue
 		}

@@ -16,14 +16,14 @@ import (
 const (
 	// leastWindow is what each stream may send from the start, and windowStart
 	// what it is told next, where the budget has room; then it doubles to windowMax
-	// while the reader keeps up, each time that half of it was used within
-	// windowTrips: it is to be ahead of a sender that doubles its rate each round
-	// trip. Where no round trip was measured, each time that the sender has used it
-	// up.
+	// while the reader keeps up, each time that credit was renewed within
+	// windowTrips, and twice within half as many: it is to be ahead of a
+	// sender that doubles its rate each round trip, or triples it. Where no round
+	// trip was measured, each time that the sender has used it up.
 	leastWindow = 4 << 10
 	windowStart = 256 << 10
 	windowMax   = 16 << 20
-	windowTrips = 4
+	windowTrips = 8
 	// maxBody is what one yamux frame carries: with its header it fills a chunk.
 	maxBody   = maxData - muxHeader
 	smallBody = smallData - muxHeader
@@ -60,7 +60,7 @@ type Stream struct {
 	got               uint64                  // that has come from the peer
 	consumed, granted uint64                  // that we have read, and given in all
 	grown             uint64                  // granted when the window grew last
-	starved           bool                    // the sender has used that up since
+	behind            uint8                   // how often the window is to double once the reader has run dry
 	given             time.Duration           // when credit was given last, of the process's time
 	calm              uint64                  // consumed when tidy looked last
 	window            uint64                  // that is reserved of the budget
@@ -292,19 +292,30 @@ func (st *Stream) consume(n int) {
 	st.widen(to, budgetForAll)
 }
 
-// grant renews the peer's credit when half of it is used. It is said before mu
-// is let go of: a word takes the place of an older one, and the reader and the
-// peer's messages both give credit. Call it with mu held.
+// grant renews the peer's credit when half of it is used, or a quarter of the first
+// window, which a sender that has just begun is through with before it hears of a
+// larger one. It is said before mu is let go of: a word takes the place of an older
+// one, and the reader and the peer's messages both give credit. Call it with mu held.
 func (st *Stream) grant() {
-	if st.reclaiming || st.granted-st.consumed > st.window/2 {
+	left := st.window / 2
+	if st.window == windowStart {
+		left += windowStart / 4
+	}
+	if st.reclaiming || st.granted-st.consumed > left {
 		return
 	}
 	st.granted = st.consumed + st.window
 	st.s.control.say(ctlCredit, st.ys.StreamID(), st.granted)
 	before := st.given
 	st.given = time.Since(processStart)
-	if trips := windowTrips * time.Duration(st.s.pipe.quickest.Load()); before != 0 && st.given-before < trips {
-		st.starved = true
+	if before == 0 || st.window < windowStart { // less is given where memory is short: to who is blocked
+		return
+	}
+	switch took, trip := st.given-before, time.Duration(st.s.pipe.quickest.Load()); {
+	case took < windowTrips/2*trip:
+		st.behind = 2
+	case took < windowTrips*trip:
+		st.behind = max(st.behind, 1)
 	}
 }
 
@@ -399,21 +410,24 @@ func (st *Stream) finished() {
 // before the next, larger one.
 func (st *Stream) blocked(had uint64) {
 	st.mu.Lock()
-	st.starved = st.starved || had >= st.grown && had <= st.granted
+	if had >= st.grown && had <= st.granted {
+		st.behind = max(st.behind, 1)
+	}
 	to := st.next()
 	st.mu.Unlock()
 	st.widen(to, budgetForAll)
 }
 
 // next is the window that the stream should have: a larger one where the sender
-// was blocked and the reader has run dry, since then it is the window that holds
-// them back. Call it with mu held.
+// was blocked, or soon would be, and the reader has run dry, since then it is the
+// window that holds them back. Call it with mu held.
 func (st *Stream) next() uint64 {
-	if !st.starved || st.consumed != st.got {
+	if st.behind == 0 || st.consumed != st.got {
 		return st.window
 	}
-	st.starved = false
-	return min(max(2*st.window, windowStart), windowMax)
+	to := st.window << st.behind
+	st.behind = 0
+	return min(max(to, windowStart), windowMax)
 }
 
 // Write blocks while the peer does not read.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"p2ptun/proto"
@@ -165,6 +166,80 @@ func TestAMoveThatHangsDelaysNoResume(t *testing.T) {
 		}
 	})
 }
+
+// lateAnswer has what comes first on a link be there later.
+type lateAnswer struct {
+	*fakeLink
+	first, done sync.Once
+	late        *time.Timer
+	reset       chan struct{}
+}
+
+func newLateAnswer(l *fakeLink, after time.Duration) *lateAnswer {
+	return &lateAnswer{fakeLink: l, late: time.NewTimer(after), reset: make(chan struct{})}
+}
+
+func (l *lateAnswer) Read(b []byte) (int, error) {
+	l.first.Do(func() {
+		select {
+		case <-l.late.C:
+		case <-l.reset:
+		}
+	})
+	if isClosed(l.reset) {
+		return 0, errCut
+	}
+	return l.fakeLink.Read(b)
+}
+
+func (l *lateAnswer) Reset() {
+	l.done.Do(func() { close(l.reset) })
+	l.fakeLink.Reset()
+}
+
+// TestAMoveSurvivesTheLinkThatItLeaves: the peer resets that when it has answered,
+// and its answer may come later. One that does not come delays a resume by little.
+func TestAMoveSurvivesTheLinkThatItLeaves(t *testing.T) {
+	for after, moves := range map[time.Duration]bool{100 * time.Millisecond: true, time.Hour: false} {
+		bubble(t, func(t *testing.T) {
+			w := newFakeWorld(plan{}, converse)
+			defer w.close()
+			var events []Event
+			w.Client.Told = func(e Event) { events = append(events, e) }
+			dial, relayed := w.Client.Dial, true
+			w.Client.Dial = func(ctx context.Context) (Link, error) {
+				l, err := dial(ctx)
+				if err != nil {
+					return nil, err
+				}
+				if relayed {
+					return relayedLink{l.(*fakeLink)}, nil
+				}
+				w.Client.Dial = dial
+				return newLateAnswer(l.(*fakeLink), after), nil
+			}
+			st, err := w.openSoon(t.Context())
+			must(t, err)
+			relayed = false
+			began := time.Now()
+			if err := w.Move(t.Context()); (err == nil) != moves {
+				t.Errorf("the move: %v", err)
+			}
+			must(t, wantEchoed(st))
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("the connection went on after %s", took)
+			}
+			synctest.Wait()
+			if moves != (len(events) == 1 && events[0].Op == Moved) {
+				t.Errorf("told %+v", events)
+			}
+		})
+	}
+}
+
+type relayedLink struct{ *fakeLink }
+
+func (relayedLink) Path() registry.Path { return registry.Path{Relayed: true} }
 
 // TestCloseWaitsForNoDial: a parked trunk's resume dials, and that may hang.
 func TestCloseWaitsForNoDial(t *testing.T) {

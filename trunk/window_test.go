@@ -87,3 +87,33 @@ func TestCreditForAStreamThatIsNotThereIsForgotten(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoNeedsLittleHasLittle: where memory is short, who never had to wait is
+// given no window.
+func TestWhoNeedsLittleHasLittle(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		budget := NewBudget(DefaultBudget)
+		budget.take(100<<20, 1)
+		p := newPipe(nil, func(*attachment, error) {})
+		p.quickest.Store(int64(100 * time.Millisecond))
+		st := newStream(&session{pipe: p, control: newControl(nil), budget: budget.part(trunkBudget)}, new(yamux.Stream))
+		st.widen(windowStart, budgetForStart) // refused
+		for range 5 {
+			time.Sleep(300 * time.Millisecond)
+			st.got += leastWindow / 2
+			st.consume(leastWindow / 2)
+		}
+		if st.window != leastWindow {
+			t.Errorf("a window of %d", st.window)
+		}
+	})
+}
+
+// TestNoCreditIsGivenBeyondTheLastStream: ids do not begin again.
+func TestNoCreditIsGivenBeyondTheLastStream(t *testing.T) {
+	s := &session{budget: NewBudget(DefaultBudget), ahead: map[uint32]uint64{}, control: newControl(nil), highest: 1<<32 - 7}
+	s.promise()
+	if len(s.ahead) != 3 || s.ahead[1<<32-1] == 0 {
+		t.Errorf("streams %v are foreseen", s.ahead)
+	}
+}
