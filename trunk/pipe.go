@@ -39,7 +39,7 @@ const (
 	// writes wait, or a round trip shows that it is the path's length that needs it,
 	// and no queue on the way. It bounds the rate to historyMax a round trip.
 	historyMin  = 256 << 10
-	historyFree = 1 << 20
+	historyFree = 512 << 10
 	historyMax  = 16 << 20
 	// historySmall is what of small writes may be kept beyond that, in bytes: who
 	// says little is not to wait until the peer has acknowledged another's much.
