@@ -29,6 +29,9 @@ const (
 	smallBody = smallData - muxHeader
 )
 
+// processStart is when the times of streams begin.
+var processStart = time.Now()
+
 // Stream is one connection on a trunk. It is a registry.End.
 type Stream struct {
 	s  *session
@@ -319,20 +322,29 @@ func (st *Stream) grant() {
 	}
 }
 
-var processStart = time.Now()
-
-// widen gives the stream a larger window, if the budget allows it.
+// widen gives the stream a larger window, if the budget allows it; one of twice the
+// size where it does not allow more.
 func (st *Stream) widen(to uint64, fraction float64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	more := int64(to) - int64(st.window)
-	if more <= 0 || to > windowMax || st.gone || st.reclaiming || !st.s.budget.take(more, fraction) {
+	if st.gone || st.reclaiming {
 		return
 	}
-	st.window = to
-	st.granted = st.consumed + to
+	if twice := 2 * st.window; st.reserve(to, fraction) {
+		st.window = to
+	} else if to > twice && st.window >= windowStart && st.reserve(twice, fraction) {
+		st.window = twice
+	} else {
+		return
+	}
+	st.granted = st.consumed + st.window
 	st.grown, st.given = st.granted, time.Since(processStart)
 	st.s.control.say(ctlCredit, st.ys.StreamID(), st.granted)
+}
+
+// reserve takes what a larger window needs of the budget. Call it with mu held.
+func (st *Stream) reserve(to uint64, fraction float64) bool {
+	return to > st.window && to <= windowMax && st.s.budget.take(int64(to-st.window), fraction)
 }
 
 // tidy has an idle stream's peer give back the credit beyond most.

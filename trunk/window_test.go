@@ -109,6 +109,27 @@ func TestWhoNeedsLittleHasLittle(t *testing.T) {
 	})
 }
 
+// TestAWindowDoublesWhereFourTimesIsTooMuch: what the budget has room for is given.
+func TestAWindowDoublesWhereFourTimesIsTooMuch(t *testing.T) {
+	for room, want := range map[int64]uint64{3 * windowStart: 4 * windowStart, 3*windowStart - 1: 2 * windowStart, windowStart - 1: windowStart} {
+		bubble(t, func(t *testing.T) {
+			budget := NewBudget(1 << 40)
+			p := newPipe(nil, func(*attachment, error) {})
+			p.quickest.Store(int64(100 * time.Millisecond))
+			st := newStream(&session{pipe: p, control: newControl(nil), budget: budget}, new(yamux.Stream))
+			st.widen(windowStart, budgetForStart)
+			share := budgetForAll // a variable: as the budget itself reckons
+			budget.used.Store(int64(float64(budget.max)*share) - room)
+			time.Sleep(time.Millisecond)
+			st.got += windowStart / 4
+			st.consume(windowStart / 4)
+			if st.window != want {
+				t.Errorf("room for %d: a window of %d", room, st.window)
+			}
+		})
+	}
+}
+
 // TestNoCreditIsGivenBeyondTheLastStream: ids do not begin again.
 func TestNoCreditIsGivenBeyondTheLastStream(t *testing.T) {
 	s := &session{budget: NewBudget(DefaultBudget), ahead: map[uint32]uint64{}, control: newControl(nil), highest: 1<<32 - 7}
