@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -487,5 +488,30 @@ func figure(t testing.TB, scenario, what string, took time.Duration) {
 	defer f.Close()
 	if _, err := fmt.Fprintf(f, "%s\t%s\t%d\n", scenario, what, took.Milliseconds()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestNetWiresLearnNoAddress: what a wire learns while it is made can be wrong,
+// and then it is deaf for minutes.
+func TestNetWiresLearnNoAddress(t *testing.T) {
+	l := newLab(t, "wan", "--ipv6")
+	nobody := net.JoinHostPort(l.do("addr", "alice", "-6"), "9")
+	err := l.box("bob").inside(func() error {
+		_, err := net.DialTimeout("tcp", nobody, patience)
+		return err
+	})
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("alice answers %v, want a refusal", err)
+	}
+	for _, host := range []string{"alice", "bob"} {
+		known, err := exec.Command("bridge", "-n", "nl."+l.name+"."+host+"-wire", "fdb", "show").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, known)
+		}
+		for line := range strings.Lines(string(known)) {
+			if !strings.Contains(line, "permanent") {
+				t.Errorf("%s's wire has learned %s", host, line)
+			}
+		}
 	}
 }
