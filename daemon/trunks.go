@@ -29,6 +29,10 @@ type trunkUse struct {
 	uses int
 }
 
+func (s *Server) serveStream(peer, protocol string, st *trunk.Stream) {
+	s.listens.Serve(registry.Incoming{Peer: peer, Protocol: protocol, Path: st.Path(), End: st})
+}
+
 func (s *Server) startTrunks() {
 	s.trunks = &trunks{budget: trunk.NewBudget(trunk.DefaultBudget), clients: map[trunkTo]*trunkUse{}}
 	s.trunks.server = &trunk.Server{
@@ -37,7 +41,8 @@ func (s *Server) startTrunks() {
 		Budget:  s.trunks.budget,
 		Told:    s.trunkChanged,
 		Accept: func(peer, protocol string, st *trunk.Stream) {
-			s.listens.Serve(registry.Incoming{Peer: peer, Protocol: protocol, Path: st.Path(), End: st})
+			registry.GrowStack()
+			s.serveStream(peer, protocol, st)
 		},
 	}
 	s.node.HandleTrunk(func(link node.Link, peer, protocol string) {

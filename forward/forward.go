@@ -148,9 +148,9 @@ func (f *Forward) handle(ctx context.Context, c net.Conn) {
 		release = f.Hold(r.id)
 	}
 	stream := &registry.Stream{Peer: r.id, Path: path, Origin: origin}
-	stream.OnClosed = func(s registry.StreamStatus) {
+	stream.OnClosed = func(s *registry.Stream) {
 		release()
-		f.closed(r, s)
+		f.closed(r, origin, s.Code())
 	}
 	if err := f.Registry.Pipe(f.Entry, stream, local, remoteEnd); err != nil {
 		release()
@@ -160,13 +160,13 @@ func (f *Forward) handle(ctx context.Context, c net.Conn) {
 
 // closed looks at why a stream ended: a peer that refuses or whose service is
 // down is asked again soon. One at its limit would answer as before.
-func (f *Forward) closed(r *remote, s registry.StreamStatus) {
-	switch s.Code {
+func (f *Forward) closed(r *remote, origin string, code proto.Code) {
+	switch code {
 	case proto.CodeRefused, proto.CodeTargetDown, proto.CodeNoService, proto.CodeRevoked:
-		f.fail(s.Origin, r, s.Reset)
+		f.fail(origin, r, code.String())
 		r.askSoon()
 	case proto.CodePeerAway, proto.CodeTooMany:
-		f.fail(s.Origin, r, s.Reset)
+		f.fail(origin, r, code.String())
 	}
 }
 

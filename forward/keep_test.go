@@ -221,7 +221,7 @@ func TestResetsHaveThePeerAskedButNotOften(t *testing.T) {
 		synctest.Wait()
 		r.do(anna, func(p *fakePeer) { p.verdict = proto.Verdict_VERDICT_SERVICE_DOWN })
 		for range 60 {
-			r.closed(r.remotes[0], registry.StreamStatus{Origin: "o", Code: proto.CodeTargetDown, Reset: "service down"})
+			r.closed(r.remotes[0], "o", proto.CodeTargetDown)
 			time.Sleep(time.Second)
 		}
 		r.wantState(t, registry.StateRetrying, ErrServiceDown.Error())

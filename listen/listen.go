@@ -123,7 +123,7 @@ func (s *Service) carry(e *registry.Entry, in registry.Incoming, local registry.
 	if s.Hold != nil {
 		release = s.Hold(in.Peer)
 	}
-	stream.OnClosed = func(registry.StreamStatus) { release(); leave() }
+	stream.OnClosed = func(*registry.Stream) { release(); leave() }
 	if err := s.Registry.Pipe(e, stream, local, in.End); err != nil {
 		release()
 		return false

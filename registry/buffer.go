@@ -52,4 +52,4 @@ func (p *pooledRoom) Release() {
 type frameRoom struct{ Framer }
 
 func (f frameRoom) Take() []byte { return f.Frame() }
-func (f frameRoom) Release()     { _, _ = f.Send(0) }
+func (f frameRoom) Release()     { f.Drop() }

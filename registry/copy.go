@@ -104,6 +104,7 @@ func (w *way) copyFramed(conn *connEnd, f Framer) error {
 		if err := w.mayPass(n); err != nil {
 			return err
 		}
+		GrowStack()
 		sent, err := f.Send(n)
 		if err := w.wrote(n, sent, err); err != nil {
 			return err
@@ -136,11 +137,12 @@ func (w *way) copyLent() error {
 
 // push has what comes from a Pusher written to a socket by who brings it, as long
 // as that takes it at once, without a goroutine of the way's own: one that waits
-// costs memory, and a hand-over time. wake makes one that carries the rest.
-func (w *way) push(wake func()) {
+// costs memory, and a hand-over time. wake makes one that carries the rest. It
+// reports whether nothing has come yet: then the way is parked.
+func (w *way) push(wake func()) (parked bool) {
 	from, ok := w.src.(Pusher)
 	if !ok {
-		return
+		return false
 	}
 	conn, ok := w.dst.(*connEnd)
 	from.Push(func(b []byte) int {
@@ -151,6 +153,7 @@ func (w *way) push(wake func()) {
 		w.count(n)
 		return n
 	}, wake)
+	return from.Park()
 }
 
 // copySmallFirst serves where src can't be asked whether bytes are there: a

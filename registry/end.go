@@ -43,7 +43,8 @@ type Lender interface {
 // Lend until wake was called, once; false where Lend would not wait. What comes
 // meanwhile is offered to the func given to Push first, which takes as much as it
 // can at once, and says how much; wake is called for the rest, and for the end.
-// Neither func may block. Push is called before Park.
+// Neither func may block. Push is called before Park and Lend, once, and offers what
+// has come before.
 type Pusher interface {
 	Lender
 	Push(to func([]byte) (took int), wake func())
@@ -52,11 +53,12 @@ type Pusher interface {
 
 // Framer is an End that sends frames, and can be written to without a copy.
 // Frame gives room for the bytes of one; Send sends the first n of them as Write
-// would and takes the room back, once; n may be 0. One goroutine calls both, and
-// not Write.
+// would and takes the room back, as Drop does without sending. One goroutine calls
+// all three, and not Write.
 type Framer interface {
 	Frame() []byte
 	Send(n int) (int, error)
+	Drop()
 }
 
 // ResetError says that an End was reset, by whom and why.

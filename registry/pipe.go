@@ -25,15 +25,14 @@ func (r *Registry) Pipe(e *Entry, s *Stream, local, remote End) error {
 		_ = remote.Reset(proto.CodeClosed)
 		return err
 	}
-	if r.Events.StreamsWanted() {
-		r.Events.Publish(StreamEvent{Time: s.opened, Op: StreamOpened, Stream: s.Status()})
-	}
+	r.tell(StreamOpened, s)
 	if silence := time.Duration(e.Tunnel.Silence); silence > 0 {
 		s.silence = s.watch(silence, s.passed, proto.CodeSilence)
 	}
 	for _, w := range []*way{&s.out, &s.in} {
-		w.push(func() { go s.carry(w) })
-		go s.carry(w)
+		if !w.push(func() { go s.carry(w) }) {
+			go s.carry(w)
+		}
 	}
 	return nil
 }
@@ -181,18 +180,33 @@ func (r *Registry) remove(s *Stream) {
 	if s.silence != nil {
 		s.silence.stop()
 	}
-	last := s.Status()
 	if s.aborted { // nobody writes it any more
 		r.resets.add(s.code)
 	}
 	s.unthrottle()
 	r.takeOut(s)
-	if r.Events.StreamsWanted() {
-		r.Events.Publish(StreamEvent{Time: now(), Op: StreamClosed, Stream: last})
-	}
+	r.tell(StreamClosed, s)
 	if s.OnClosed != nil {
-		s.OnClosed(last)
+		s.OnClosed(s)
 	}
+}
+
+// tell publishes a stream's beginning or end, where somebody listens.
+func (r *Registry) tell(op StreamOp, s *Stream) {
+	if r.Events.StreamsWanted() {
+		r.publish(op, s)
+	}
+}
+
+// publish has a large frame, which most streams are spared.
+//
+//go:noinline
+func (r *Registry) publish(op StreamOp, s *Stream) {
+	at := s.opened
+	if op == StreamClosed {
+		at = now()
+	}
+	r.Events.Publish(StreamEvent{Time: at, Op: op, Stream: s.Status()})
 }
 
 func (r *Registry) takeOut(s *Stream) {

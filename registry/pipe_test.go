@@ -242,7 +242,7 @@ func TestOnClosedIsToldTheLastFigures(t *testing.T) {
 	client, local := memPair(10)
 	peer, remote := memPair(10)
 	var last StreamStatus
-	s := &Stream{Peer: "p", Origin: "o", Path: Path{Transport: "quic"}, OnClosed: func(st StreamStatus) { last = st }}
+	s := &Stream{Peer: "p", Origin: "o", Path: Path{Transport: "quic"}, OnClosed: func(s *Stream) { last = s.Status() }}
 	must(t, g.Pipe(g.entry, s, local, remote))
 	must(t, writeOf(client, []byte("abc"))())
 	must(t, client.CloseWrite())

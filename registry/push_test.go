@@ -44,10 +44,9 @@ func newTrunkEnd(e *memEnd) *trunkEnd {
 
 func (t *trunkEnd) Frame() []byte { return t.frame }
 
+func (t *trunkEnd) Drop() {}
+
 func (t *trunkEnd) Send(n int) (int, error) {
-	if n == 0 {
-		return 0, nil
-	}
 	t.sizes = append(t.sizes, n)
 	return t.Write(t.frame[:n])
 }
@@ -56,6 +55,10 @@ func (t *trunkEnd) Push(to func([]byte) int, wake func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.to, t.wake = to, wake
+	if len(t.data) > 0 {
+		t.pushed = to(t.data)
+		t.data = t.data[t.pushed:]
+	}
 }
 
 func (t *trunkEnd) Park() bool {
@@ -225,6 +228,23 @@ func TestARateHoldsATrunkBack(t *testing.T) {
 	if _, err := io.Copy(io.Discard, client); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the reset comes out as %v", err)
 	}
+}
+
+// TestWhatCameBeforeThePipeIsPushed, without a goroutine that would carry it.
+func TestWhatCameBeforeThePipeIsPushed(t *testing.T) {
+	g := newRig(t)
+	client, local := tcpPair(t)
+	_, inner := memPair(10)
+	remote := newTrunkEnd(inner)
+	remote.comes([]byte("hello"))
+	g.pipe(connEndOf(t, local), remote)
+	readN(t, client, 5)
+	if !remote.parked || remote.pushed != 5 || remote.woken != 0 || g.bytesIn.Load() != 5 {
+		t.Errorf("parked %v, %d bytes pushed, woken %d times, counted %d", remote.parked, remote.pushed, remote.woken, g.bytesIn.Load())
+	}
+	remote.ends(io.EOF)
+	must(t, client.CloseWrite())
+	g.drained()
 }
 
 func TestAnIdleWayHasNoGoroutine(t *testing.T) {

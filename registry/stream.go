@@ -38,7 +38,7 @@ type Stream struct {
 	Peer     string
 	Path     Path
 	Origin   string // the local client's or target's address
-	OnClosed func(StreamStatus)
+	OnClosed func(*Stream)
 	Throttle *Throttle // if nil, the stream goes as fast as it can
 
 	id      uint64
@@ -78,6 +78,14 @@ type StreamStatus struct {
 
 // ID is unique in this process.
 func (s *Stream) ID() uint64 { return s.id }
+
+// Code is why the stream was reset; CodeNone while it is live and after a clean
+// end.
+func (s *Stream) Code() proto.Code {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.code
+}
 
 // Entry is the tunnel that the stream belongs to.
 func (s *Stream) Entry() *Entry { return s.entry }

@@ -124,11 +124,28 @@ func (st *Stream) Lend(most int) ([]byte, error) {
 }
 
 // Push has what comes for a parked reader taken by a func, and the reader woken by
-// another.
+// another. What has come already is offered now.
 func (st *Stream) Push(to func([]byte) (took int), wake func()) {
 	st.mu.Lock()
-	defer st.mu.Unlock()
 	st.push, st.wake = to, wake
+	n := st.offer()
+	st.mu.Unlock()
+	if n > 0 {
+		st.consume(n)
+	}
+}
+
+// offer has push take what there is, as far as it does. Call it with mu held.
+func (st *Stream) offer() (took int) {
+	for b := st.inbox.head(); b != nil; b = st.inbox.head() {
+		n := st.push(b)
+		if n == 0 {
+			break
+		}
+		st.inbox.drop(n)
+		took += n
+	}
+	return took
 }
 
 // Park has the reader wait without Lend.
@@ -185,6 +202,12 @@ func (st *Stream) Frame() []byte {
 		room = room[:slowData]
 	}
 	return room
+}
+
+// Drop takes back what Frame gave.
+func (st *Stream) Drop() {
+	st.frame.free()
+	st.frame, st.full = nil, false
 }
 
 // Send is Write for the first n bytes of what Frame gave. Those of a frame that

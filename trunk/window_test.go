@@ -138,3 +138,24 @@ func TestNoCreditIsGivenBeyondTheLastStream(t *testing.T) {
 		t.Errorf("streams %v are foreseen", s.ahead)
 	}
 }
+
+// TestWhatCameEarlyIsOffered: to who takes what comes, with its credit; what that
+// does not take stays for the reader.
+func TestWhatCameEarlyIsOffered(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for takes, want := range map[int]string{0: "hello", 2: "llo", 5: ""} {
+			st := newStream(&session{pipe: newPipe(nil, nil), control: newControl(nil)}, new(yamux.Stream))
+			_, err := st.deliver(&body{[]byte("hello")}, 5)
+			must(t, err)
+			left := takes
+			st.Push(func(b []byte) int {
+				n := min(left, len(b))
+				left -= n
+				return n
+			}, func() {})
+			if rest := string(st.inbox.head()); rest != want || st.consumed != uint64(takes) || st.Park() != (want == "") {
+				t.Errorf("of 5 bytes %d are taken: %q is left, %d count as read, parked %v", takes, rest, st.consumed, st.parked)
+			}
+		}
+	})
+}
