@@ -1,9 +1,12 @@
 package node
 
 import (
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"p2ptun/registry"
 
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -24,6 +27,8 @@ const (
 type pacedConn struct {
 	manet.Conn
 	raw   syscall.RawConn
+	turn  sync.Mutex // held by Write
+	out   *registry.ReadyWriter
 	next  atomic.Int64 // when to look, in ns of the process's time
 	limit atomic.Int64 // that is set
 }
@@ -38,7 +43,11 @@ func newPaced(c manet.Conn) manet.Conn {
 	if err != nil {
 		return c
 	}
-	return &pacedConn{Conn: c, raw: raw}
+	out, err := registry.NewReadyWriter(sys)
+	if err != nil {
+		return c
+	}
+	return &pacedConn{Conn: c, raw: raw, out: out}
 }
 
 // SyscallConn is for who waits for bytes.
@@ -49,7 +58,9 @@ func (c *pacedConn) Write(b []byte) (int, error) {
 	if now >= next && c.next.CompareAndSwap(next, now+int64(unsentLook)) {
 		_ = c.raw.Control(c.follow)
 	}
-	return c.Conn.Write(b)
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	return c.out.Write(b)
 }
 
 var processStart = time.Now()

@@ -106,7 +106,7 @@ type connEnd struct {
 	halfCloser
 	setLinger func(seconds int) error
 	ready     ReadyReader
-	now       readyWriter
+	out       ReadyWriter
 
 	writing sync.Mutex // held by Write
 	cut     bool       // guarded by writing: a write was told of the RST
@@ -114,8 +114,10 @@ type connEnd struct {
 
 func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
 	e := &connEnd{halfCloser: c, setLinger: setLinger}
-	_ = e.ready.init(c) // without, it is read with a buffer
-	e.now.init(&e.ready)
+	if raw, err := c.SyscallConn(); err == nil { // without, it is read with a buffer
+		e.ready.init(raw)
+		e.out.init(raw)
+	}
 	return e
 }
 
@@ -128,7 +130,7 @@ func (e *connEnd) Read(b []byte) (int, error) {
 func (e *connEnd) Write(b []byte) (int, error) {
 	e.writing.Lock()
 	defer e.writing.Unlock()
-	n, err := e.halfCloser.Write(b)
+	n, err := e.send(b)
 	if errors.Is(err, syscall.ECONNRESET) {
 		e.cut = true
 	}

@@ -103,10 +103,14 @@ func (s *Stream) copyToEnd(w *way) error {
 }
 
 // passEnd ends the way at dst, which may have gone. Where it is the local
-// side, nobody is left to tell, and the way out finds out by itself. Where it
-// is a peer that has sent all and reads no more, as Kubo over QUIC, that is no
-// reason to reset the local side.
+// side, nobody is left to tell, and the way out finds out by itself; once that
+// has ended, the Close that follows ends both. Where it is a peer that has sent
+// all and reads no more, as Kubo over QUIC, that is no reason to reset the local
+// side.
 func (s *Stream) passEnd(w *way) error {
+	if w == &s.in && s.otherWayEnded() {
+		return nil
+	}
 	err := w.dst.CloseWrite()
 	if err == nil || w == &s.in {
 		return nil

@@ -14,14 +14,22 @@ func NewReadyReader(syscall.Conn) (*ReadyReader, error) { return nil, ErrNotRead
 // Read returns ErrNotReadable.
 func (*ReadyReader) Read(Room, int) (int, error) { return 0, ErrNotReadable }
 
-func (*ReadyReader) init(syscall.Conn) error { return ErrNotReadable }
+func (*ReadyReader) init(syscall.RawConn) {}
 
 func (*connEnd) readReady(Room, int) (n int, err error) { return 0, ErrNotReadable }
 
-// readyWriter: nor does it write without waiting.
-type readyWriter struct{}
+// ReadyWriter: nor does it write without waiting.
+type ReadyWriter struct{}
 
-func (*readyWriter) init(*ReadyReader) {}
+// NewReadyWriter returns ErrNotReadable.
+func NewReadyWriter(syscall.Conn) (*ReadyWriter, error) { return nil, ErrNotReadable }
+
+// Write returns ErrNotReadable.
+func (*ReadyWriter) Write([]byte) (int, error) { return 0, ErrNotReadable }
+
+func (*ReadyWriter) init(syscall.RawConn) {}
+
+func (e *connEnd) send(b []byte) (int, error) { return e.halfCloser.Write(b) }
 
 func (*connEnd) writeNow([]byte) int { return 0 }
 

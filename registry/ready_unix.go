@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -24,15 +25,13 @@ type ReadyReader struct {
 // NewReadyReader makes one that reads c. Errors: a socket that can't be read that
 // way; ErrNotReadable where none can.
 func NewReadyReader(c syscall.Conn) (*ReadyReader, error) {
+	raw, err := c.SyscallConn()
 	r := &ReadyReader{}
-	return r, r.init(c)
+	r.init(raw)
+	return r, err
 }
 
-func (r *ReadyReader) init(c syscall.Conn) (err error) {
-	r.raw, err = c.SyscallConn()
-	r.try = r.readOnce
-	return err
-}
+func (r *ReadyReader) init(raw syscall.RawConn) { r.raw, r.try = raw, r.readOnce }
 
 // readOnce reports false when the socket has nothing yet; the runtime then
 // parks the goroutine until it has.
@@ -40,7 +39,7 @@ func (r *ReadyReader) readOnce(fd uintptr) bool {
 	b := r.into.Take()
 	b = b[:min(r.most, len(b))]
 	for {
-		r.n, r.err = syscall.Read(int(fd), b)
+		r.n, r.err = recvNow(int(fd), b)
 		if r.err != syscall.EINTR {
 			break
 		}
@@ -84,42 +83,82 @@ func (e *connEnd) readReady(into Room, most int) (n int, err error) {
 	return n, e.readError(err)
 }
 
-// readyWriter writes to a socket what that takes at once.
-type readyWriter struct {
+// ReadyWriter writes to a socket, as its net.Conn would, but without a word to Go's
+// scheduler where that costs more than the call. One goroutine may write.
+type ReadyWriter struct {
 	raw syscall.RawConn
 	try func(fd uintptr) bool
 
-	b   []byte
-	n   int
-	err error
+	b      []byte
+	noWait bool // it is over after one system call
+	err    error
 }
 
-// init takes the same socket as a reader.
-func (r *readyWriter) init(of *ReadyReader) { r.raw, r.try = of.raw, r.writeOnce }
+// NewReadyWriter makes one that writes to c. Errors: a socket that can't be written
+// to that way; ErrNotReadable where none can.
+func NewReadyWriter(c syscall.Conn) (*ReadyWriter, error) {
+	raw, err := c.SyscallConn()
+	w := &ReadyWriter{}
+	w.init(raw)
+	return w, err
+}
 
-func (r *readyWriter) writeOnce(fd uintptr) bool {
-	r.n, r.err = syscall.Write(int(fd), r.b)
+func (w *ReadyWriter) init(raw syscall.RawConn) { w.raw, w.try = raw, w.writeSome }
+
+// writeSome reports false when the socket has no room; the runtime then parks the
+// goroutine until it has.
+func (w *ReadyWriter) writeSome(fd uintptr) bool {
+	for len(w.b) > 0 {
+		n, err := sendNow(int(fd), w.b)
+		w.b = w.b[max(n, 0):]
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return w.noWait
+		case err != nil:
+			w.err = os.NewSyscallError("write", err)
+			return true
+		case w.noWait:
+			return true
+		}
+	}
 	return true
+}
+
+// Write is net.Conn's.
+func (w *ReadyWriter) Write(b []byte) (n int, err error) { return w.write(b, false) }
+
+func (w *ReadyWriter) write(b []byte, noWait bool) (n int, err error) {
+	w.b, w.noWait, w.err = b, noWait, nil
+	err = w.raw.Write(w.try)
+	n = len(b) - len(w.b)
+	w.b = nil
+	if err == nil {
+		err = w.err
+	}
+	return n, err
+}
+
+// send is the writer's Write.
+func (e *connEnd) send(b []byte) (n int, err error) {
+	if e.out.raw == nil {
+		return e.halfCloser.Write(b)
+	}
+	return e.out.Write(b)
 }
 
 // writeNow writes as much as goes without waiting. Why it is not all, the next
 // Write says, and after a RST the next Read.
 func (e *connEnd) writeNow(b []byte) int {
-	r := &e.now
-	if r.raw == nil || !e.writing.TryLock() {
+	if e.out.raw == nil || !e.writing.TryLock() {
 		return 0
 	}
 	defer e.writing.Unlock()
-	r.b, r.n, r.err = b, 0, nil
-	err := r.raw.Write(r.try)
-	r.b = nil
-	if r.err == syscall.ECONNRESET {
+	n, err := e.out.write(b, true)
+	if errors.Is(err, syscall.ECONNRESET) {
 		e.cut = true
 	}
-	if err != nil {
-		return 0
-	}
-	return max(r.n, 0)
+	return n
 }
 
 // dead says that the connection is over both ways, or closed here: a
