@@ -103,12 +103,12 @@ func (s *Stream) copyToEnd(w *way) error {
 }
 
 // passEnd ends the way at dst, which may have gone. Where it is the local
-// side, nobody is left to tell, and the way out finds out by itself; once that
-// has ended, the Close that follows ends both. Where it is a peer that has sent
-// all and reads no more, as Kubo over QUIC, that is no reason to reset the local
-// side.
+// side, nobody is left to tell, and the way out finds out by itself; of a socket
+// whose other way has ended, the Close that follows ends both. Where it is a peer
+// that has sent all and reads no more, as Kubo over QUIC, that is no reason to reset
+// the local side.
 func (s *Stream) passEnd(w *way) error {
-	if w == &s.in && s.otherWayEnded() {
+	if _, socket := w.dst.(*connEnd); socket && s.otherWayEnded() {
 		return nil
 	}
 	err := w.dst.CloseWrite()
