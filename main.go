@@ -13,6 +13,7 @@ import (
 )
 
 func main() {
+	command.CalmTimers(os.Args)
 	soft, hard := signals(context.Background())
 	os.Exit(command.Run(command.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Soft: soft, Hard: hard}, os.Args))
 }

@@ -102,6 +102,7 @@ func (w *way) copyFramed(conn *connEnd, f Framer) error {
 			return err
 		}
 		if err := w.mayPass(n); err != nil {
+			f.Drop()
 			return err
 		}
 		GrowStack()

@@ -82,8 +82,9 @@ var ErrNotAStream = errors.New("connection can't be half-closed")
 // ErrNotReadable: this system knows no ReadyReader.
 var ErrNotReadable = errors.New("can't wait for bytes without a buffer")
 
-// NewConnEnd makes an End of a TCP or unix connection, which it then owns. It
-// turns Nagle's algorithm off.
+// NewConnEnd makes an End of a TCP or unix connection, which it then owns: nobody
+// else may hold its file, since the end of one whose both ways are over is said by
+// closing it. It turns Nagle's algorithm off.
 func NewConnEnd(c net.Conn) (End, error) {
 	switch c := c.(type) {
 	case *net.TCPConn:
@@ -108,8 +109,8 @@ type connEnd struct {
 	ready     ReadyReader
 	out       ReadyWriter
 
-	writing sync.Mutex // held by Write
-	cut     bool       // guarded by writing: a write was told of the RST
+	writing sync.Mutex    // held by Write
+	cut     syscall.Errno // guarded by writing: why the connection broke, as a write was told
 }
 
 func newConnEnd(c halfCloser, setLinger func(int) error) *connEnd {
@@ -131,27 +132,38 @@ func (e *connEnd) Write(b []byte) (int, error) {
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	n, err := e.send(b)
-	if errors.Is(err, syscall.ECONNRESET) {
-		e.cut = true
-	}
+	e.heard(err)
 	if errors.Is(err, syscall.EPIPE) {
 		return n, err // closed or reset: Read tells
 	}
 	return n, connError(err)
 }
 
-// readError tells an end from a RST that a Write has heard of: the kernel
-// reports a RST once, to whoever asks first, and from then on an end.
+// heard keeps what the kernel says once. EPIPE is not: it stands for an end that was
+// read, or that Read is told of. Call it with writing held.
+func (e *connEnd) heard(err error) {
+	if err == nil {
+		return
+	}
+	if why := syscall.Errno(0); errors.As(err, &why) && why != syscall.EPIPE {
+		e.cut = why
+	}
+}
+
+// readError tells an end from a RST, or a path that broke, that a Write has heard
+// of: the kernel reports each once, to whoever asks first, and from then on an end.
 func (e *connEnd) readError(err error) error {
-	if err == io.EOF && e.dead() && e.wasCut() {
-		err = syscall.ECONNRESET
+	if err == io.EOF && e.dead() {
+		if why := e.whyCut(); why != 0 {
+			err = why
+		}
 	}
 	return connError(err)
 }
 
-// wasCut waits for the Write that is under way, which on a dead connection
+// whyCut waits for the Write that is under way, which on a dead connection
 // returns at once.
-func (e *connEnd) wasCut() bool {
+func (e *connEnd) whyCut() syscall.Errno {
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	return e.cut

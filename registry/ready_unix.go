@@ -3,7 +3,6 @@
 package registry
 
 import (
-	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -115,6 +114,9 @@ func (w *ReadyWriter) writeSome(fd uintptr) bool {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
 			return w.noWait
+		case n == 0:
+			w.err = io.ErrUnexpectedEOF
+			return true
 		case err != nil:
 			w.err = os.NewSyscallError("write", err)
 			return true
@@ -155,9 +157,7 @@ func (e *connEnd) writeNow(b []byte) int {
 	}
 	defer e.writing.Unlock()
 	n, err := e.out.write(b, true)
-	if errors.Is(err, syscall.ECONNRESET) {
-		e.cut = true
-	}
+	e.heard(err)
 	return n
 }
 
