@@ -21,9 +21,10 @@ type Run struct {
 	Skipped  []string          `json:"skipped,omitempty"`
 }
 
-// Read reads files of results; what one says of its run is taken from the
-// first.
+// Read reads files of results, the rounds of one after those of the other; what one
+// says of its run is taken from the first.
 func Read(names []string) (run Run, rs Results, err error) {
+	before := 0
 	for i, name := range names {
 		f, err := os.Open(name)
 		if err != nil {
@@ -37,7 +38,13 @@ func Read(names []string) (run Run, rs Results, err error) {
 		if i == 0 {
 			run = one
 		}
-		rs = append(rs, more...)
+		last := before
+		for _, r := range more {
+			r.Round += before
+			last = max(last, r.Round)
+			rs = append(rs, r)
+		}
+		before = last
 	}
 	return run, rs, nil
 }

@@ -3,6 +3,9 @@ package report
 import (
 	"encoding/xml"
 	"io"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -142,5 +145,21 @@ func TestAFileOfResultsIsReadAsItWasWritten(t *testing.T) {
 	}
 	if _, _, err := read(strings.NewReader("")); err == nil {
 		t.Error("an empty file is taken")
+	}
+}
+
+func TestTheRoundsOfFilesFollowEachOther(t *testing.T) {
+	dir := t.TempDir()
+	var names []string
+	for i, value := range []string{"1", "2"} {
+		names = append(names, filepath.Join(dir, strconv.Itoa(i)))
+		lines := `{"rounds":1}` + "\n" + `{"measure":"rss","peer":"ssh","round":1,"value":` + value + "}\n"
+		if err := os.WriteFile(names[i], []byte(lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, rs, err := Read(names)
+	if err != nil || len(rs) != 2 || rs[0].Round != 1 || rs[1].Round != 2 || rs[1].Value != 2 {
+		t.Errorf("got %+v, %v", rs, err)
 	}
 }
