@@ -12,7 +12,7 @@ import (
 
 // timerSlack is how late the kernel may wake this process (PR_SET_TIMERSLACK,
 // prctl(2)). Go's monitor thread means to sleep for 20 µs at a time while there is
-// work, and each look of it costs as much as a small request.
+// work; ARCHITECTURE.md says what that costs.
 const timerSlack = time.Millisecond
 
 const defaultSlack = 50 * time.Microsecond // the kernel's

@@ -43,7 +43,7 @@ func newPaced(c manet.Conn) manet.Conn {
 	if err != nil {
 		return c
 	}
-	out, err := registry.NewReadyWriter(sys)
+	out, err := registry.NewReadyWriter(raw)
 	if err != nil {
 		return c
 	}

@@ -22,7 +22,7 @@ func (*connEnd) readReady(Room, int) (n int, err error) { return 0, ErrNotReadab
 type ReadyWriter struct{}
 
 // NewReadyWriter returns ErrNotReadable.
-func NewReadyWriter(syscall.Conn) (*ReadyWriter, error) { return nil, ErrNotReadable }
+func NewReadyWriter(syscall.RawConn) (*ReadyWriter, error) { return nil, ErrNotReadable }
 
 // Write returns ErrNotReadable.
 func (*ReadyWriter) Write([]byte) (int, error) { return 0, ErrNotReadable }

@@ -93,13 +93,12 @@ type ReadyWriter struct {
 	err    error
 }
 
-// NewReadyWriter makes one that writes to c. Errors: a socket that can't be written
-// to that way; ErrNotReadable where none can.
-func NewReadyWriter(c syscall.Conn) (*ReadyWriter, error) {
-	raw, err := c.SyscallConn()
+// NewReadyWriter makes one that writes to a socket. Error: ErrNotReadable where none
+// can be written to that way.
+func NewReadyWriter(raw syscall.RawConn) (*ReadyWriter, error) {
 	w := &ReadyWriter{}
 	w.init(raw)
-	return w, err
+	return w, nil
 }
 
 func (w *ReadyWriter) init(raw syscall.RawConn) { w.raw, w.try = raw, w.writeSome }
